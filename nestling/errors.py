@@ -1,0 +1,49 @@
+"""Errors: each states the rule that was broken, the value that broke it, and the cure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NestlingError(Exception):
+    """Base of every error that a user's input can cause; the command line prints it and exits with 2."""
+
+
+class ModelError(NestlingError, ValueError):
+    """A model that cannot become a supernet, or a call that does not fit the model."""
+
+
+class SpecError(NestlingError, ValueError):
+    """An unknown axis, a count that is not allowed, or a spec of another space or order."""
+
+
+class BudgetError(NestlingError, ValueError):
+    """A budget that no subnet meets, or one that cannot be answered on this machine."""
+
+
+class FileError(NestlingError, ValueError):
+    """A model file, profile or checkpoint that cannot be read or written."""
+
+
+class DataError(NestlingError, ValueError):
+    """A data set that is missing or damaged, or a batch that does not fit."""
+
+
+class UncalibratedWarning(UserWarning):
+    """A subnet is evaluated with norm statistics that are mere slices of the full net's."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `"; did you mean 'x'?"` for the nearest known word, or an empty string.
+
+    Args:
+        word: what the user wrote.
+        known: the words that would have been accepted.
+
+    Example:
+        >>> did_you_mean("hiden", ["hidden", "depth"])
+        "; did you mean 'hidden'?"
+    """
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
