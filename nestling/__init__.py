@@ -1,0 +1,1 @@
+"""Nestling: one network, every size."""
