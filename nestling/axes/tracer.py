@@ -1,0 +1,260 @@
+"""The tracer: run the model once and give every tensor dimension an expression.
+
+A `TorchDispatchMode` sees each ATen op as the model really runs it, whatever the Python code does,
+and applies the op's rule. An op without a rule freezes the axes it touches, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from nestling.axes import expression as algebra
+from nestling.axes.expression import Expression, Reason, constant, live
+from nestling.axes.rules import RULES, Rule, lookup
+
+
+@dataclass(frozen=True)
+class SizeArgument:
+    """A size that the code passed to an op: where a hard-coded number may hide."""
+
+    module: str
+    value: int
+    expression: Expression
+
+
+@dataclass(frozen=True)
+class Replay:
+    """An op that the proof evaluates over the kept units only."""
+
+    op: str
+    rule: Rule
+    inputs: tuple[tuple[Expression, ...], ...]
+    outputs: tuple[tuple[Expression, ...], ...]
+
+
+@dataclass
+class Trace:
+    """What one run of the model tells: expressions of all tensors, and what was noted on the way.
+
+    Attributes:
+        sizes: sizes that the code passed to ops.
+        produced: (expression, module, kind) of every op that makes new units.
+        works: (module, expressions) of every contraction: its multiply-accumulates.
+        replays: op number to replay, for ops whose value depends on the number of units.
+        calls: (module, expressions of the tensors it returned), in the order of the calls' ends.
+        module: path of the module that is running.
+        op: name of the op that is being traced.
+    """
+
+    weights: dict[int, str] = field(default_factory=dict)
+    touched: set[int] = field(default_factory=set)
+    sizes: list[SizeArgument] = field(default_factory=list)
+    produced: list[tuple[Expression, str, str]] = field(default_factory=list)
+    works: list[tuple[str, tuple[Expression, ...]]] = field(default_factory=list)
+    replays: dict[int, Replay] = field(default_factory=dict)
+    calls: list[tuple[str, list[list[Expression]]]] = field(default_factory=list)
+    module: str = ""
+    op: str = ""
+    ops: int = 0
+
+    def __post_init__(self) -> None:
+        # Weak: a strong reference to an activation changes use counts and with them the ops run.
+        self._expressions: Any = WeakTensorKeyDictionary()
+
+    def of(self, tensor: Tensor) -> list[Expression]:
+        """Return the expressions of a tensor's dimensions; an unknown tensor is constant."""
+        if tensor not in self._expressions:
+            self.put(tensor, [constant(n, "size of an input") for n in tensor.shape])
+        return list(self._expressions[tensor])
+
+    def knows(self, tensor: Tensor) -> bool:
+        """Return whether the tensor has been given expressions."""
+        return tensor in self._expressions
+
+    def put(self, tensor: Tensor, expressions: Sequence[Expression]) -> None:
+        """Give a tensor's dimensions their expressions."""
+        found = [algebra.find(expression) for expression in expressions]
+        if [expression.size for expression in found] != list(tensor.shape):
+            raise AssertionError(f"rule for {self.op}: {found} for shape {tuple(tensor.shape)}")
+        self._expressions[tensor] = found
+
+    def reason(self, text: str) -> Reason:
+        """Return a reason that names the op and the module that are running."""
+        return Reason(text, self.op, self.module)
+
+    def unify(self, one: Expression, other: Expression) -> None:
+        """Make two expressions the same."""
+        algebra.unify(one, other, self.reason("incompatible"))
+
+    def freeze(self, expression: Expression, text: str) -> None:
+        """Freeze an expression for a reason in words."""
+        algebra.freeze(expression, self.reason(text))
+
+    def size(self, value: int, expression: Expression) -> None:
+        """Note a size that the code passed to the op."""
+        self.sizes.append(SizeArgument(self.module, int(value), expression))
+
+    def produce(self, expression: Expression, kind: str) -> None:
+        """Note that the running module makes the units of an expression."""
+        self.produced.append((expression, self.module, kind))
+
+    def work(self, expressions: Sequence[Expression]) -> None:
+        """Note multiply-accumulates: the product of the expressions' sizes."""
+        self.works.append((self.module, tuple(expressions)))
+
+    def is_weight(self, tensor: Tensor) -> bool:
+        """Return whether a tensor is a view of a parameter."""
+        return _storage(tensor) in self.weights
+
+    def dims(self, dim: Any, tensor: Tensor) -> list[int]:
+        """Return dimension numbers from an op's argument: None or an empty list means all."""
+        if dim is None or (isinstance(dim, (list, tuple)) and not dim):
+            return list(range(tensor.dim()))
+        numbers = [dim] if isinstance(dim, int) else dim
+        return sorted(number % max(tensor.dim(), 1) for number in numbers)
+
+    def pointwise(self, out: Any, *args: Any, **kwargs: Any) -> None:
+        """Apply the pointwise rule, for ops that are pointwise for some arguments."""
+        RULES["pointwise"].couple(self, out, *args, **kwargs)
+
+
+class Tracer(TorchDispatchMode):
+    """Applies the rule of every op that runs inside it to a `Trace`."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run the op, then couple the dimensions of its inputs and outputs."""
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        trace = self.trace
+        trace.ops += 1
+        name = func.overloadpacket.__name__
+        trace.op = name if name.endswith("__") else name.rstrip("_")
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        before = tuple(tuple(trace.of(tensor)) for tensor in inputs)
+        trace.touched.update(_storage(tensor) for tensor in inputs)
+        rule = lookup(func)
+        if rule is not None:
+            rule.couple(trace, out, *args, **kwargs)
+        else:
+            _unknown(trace, before, outputs)
+        if rule is not None and rule.replayed:
+            after = tuple(tuple(trace.of(tensor)) for tensor in outputs)
+            trace.replays[trace.ops] = Replay(name, rule, before, after)
+        return out
+
+
+def run(
+    model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], mode: TorchDispatchMode | None
+) -> Any:
+    """Run a model without gradients, in evaluation mode as it is, under a dispatch mode."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(_no_attention_fast_path())
+        if mode is not None:
+            stack.enter_context(mode)
+        return model(*args, **kwargs)
+
+
+def trace(
+    model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Trace, dict[str, list[Expression]], Any]:
+    """Run a model once and return the trace, its weights' expressions and its outputs.
+
+    Every dimension of a floating-point parameter or buffer starts as a fresh atom.
+    """
+    record = Trace()
+    held: dict[str, Tensor] = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        held[name] = tensor
+        loose = tensor.is_floating_point()
+        record.put(
+            tensor,
+            [algebra.Atom(n) if loose and n > 1 else constant(n) for n in tensor.shape],
+        )
+        if isinstance(tensor, nn.Parameter):
+            record.weights[_storage(tensor)] = name
+    with module_paths(model, record):
+        outputs = run(model, args, kwargs, Tracer(record))
+    _freeze_untouched(record, held)
+    return record, {name: record.of(tensor) for name, tensor in held.items()}, outputs
+
+
+@contextmanager
+def module_paths(model: nn.Module, record: Trace) -> Iterator[None]:
+    """Keep `record.module` at the path of the running module while the model runs."""
+    stack: list[str] = [""]
+    handles = []
+
+    def enter(path: str) -> None:
+        stack.append(path)
+        record.module = path
+
+    def leave(returned: Any) -> None:
+        tensors = [leaf for leaf in tree_leaves(returned) if isinstance(leaf, Tensor)]
+        record.calls.append((stack.pop(), [record.of(tensor) for tensor in tensors]))
+        record.module = stack[-1]
+
+    for path, module in model.named_modules():
+        handles.append(
+            module.register_forward_pre_hook(lambda *_, path=path: enter(path), prepend=True)
+        )
+        handles.append(module.register_forward_hook(lambda *given: leave(given[-1]), always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _no_attention_fast_path() -> Iterator[None]:
+    """The fused inference path of transformer layers hides their ops; restore it afterwards."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _unknown(
+    record: Trace, before: Sequence[Sequence[Expression]], outputs: Sequence[Tensor]
+) -> None:
+    for expressions in before:
+        for expression in expressions:
+            if live(expression):
+                record.freeze(expression, f"no rule for the op {record.op!r}")
+    for tensor in outputs:
+        if not record.knows(tensor):
+            text = f"made by the op {record.op!r}, which has no rule"
+            record.put(tensor, [constant(n, text, record.op, record.module) for n in tensor.shape])
+
+
+def _freeze_untouched(record: Trace, held: dict[str, Tensor]) -> None:
+    for tensor in held.values():
+        if _storage(tensor) not in record.touched:
+            for expression in record.of(tensor):
+                algebra.freeze(expression, Reason("not used in the forward run"))
+
+
+def _storage(tensor: Tensor) -> int:
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return 0

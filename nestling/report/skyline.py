@@ -1,0 +1,137 @@
+"""`skyline.png`: how wide each subnet is, axis by axis."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nestling.report import figures
+from nestling.report.picture import (
+    BLUE,
+    GREY,
+    INK,
+    MUTED,
+    PALE,
+    legible,
+    lettering,
+    new_figure,
+    save,
+    write_heading,
+)
+from nestling.report.rows import Page, Row
+from nestling.report.units import human_ms, human_share
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LEFT, _RIGHT, _TOP = 2.35, 0.55, 0.95  # inches around the strips
+_SLOT = 0.19  # inches an axis needs for its name to stay legible
+_WIDEST = 16.0
+_UNEVEN = 16  # sizes further apart than this are drawn as shares
+_NUMBERED = 24  # with at most this many axes, each bar carries its count
+
+
+def skyline(page: Page, path: str | os.PathLike[str]) -> Path:
+    """Draw the widths of every subnet as a PNG and return its path.
+
+    One strip a subnet, one bar an axis in network order; the full net stands behind as a pale
+    outline. Bars show kept units, or shares of the axis where its sizes differ more than 16 times.
+
+    Args:
+        page: what to show.
+        path: the PNG file to write.
+
+    Raises:
+        FileError: the place cannot be written.
+    """
+    names, rows = list(page.sizes), page.rows
+    width = min(_WIDEST, max(7.5, _LEFT + _RIGHT + _SLOT * len(names)))
+    strip = min(1.3, max(0.62, 8.0 / len(rows)))
+    labels = [legible(name, 34) for name in names]
+    upright = _fits(labels, (width - _LEFT - _RIGHT) / len(names))
+    foot = 0.45 if upright else 0.3 + 0.068 * max(len(label) for label in labels)
+    height = _TOP + strip * len(rows) + foot
+    figure = new_figure(width, height)
+    shares = max(page.sizes.values()) > _UNEVEN * min(page.sizes.values())
+    what = "share of each axis kept" if shares else "units kept on each axis"
+    write_heading(figure, page.title, f"Bars: {what}; pale: the full net", left=0.3)
+    span = (width - _LEFT - _RIGHT) / width
+    for n, row in enumerate(rows):
+        base = (height - _TOP - strip * (n + 1)) / height
+        axes = figure.add_axes((_LEFT / width, base, span, 0.8 * strip / height))
+        _draw_strip(axes, page, row, shares=shares)
+        _describe(axes, page, row)
+    _name_axes(figure.axes[-1], labels, upright=upright)
+    return save(figure, path)
+
+
+def _draw_strip(axes: Axes, page: Page, row: Row, *, shares: bool) -> None:
+    sizes = list(page.sizes.values())
+    counts = [row.counts.get(name, size) for name, size in page.sizes.items()]
+    outline = [1.0] * len(sizes) if shares else [float(size) for size in sizes]
+    kept = [c / s for c, s in zip(counts, sizes, strict=True)] if shares else counts
+    places, color = range(len(sizes)), BLUE if row.offered else GREY
+    edges = [place - 0.5 for place in range(len(sizes) + 1)]
+    axes.stairs(outline, edges, fill=True, color=PALE, zorder=1)
+    axes.bar(places, kept, width=0.78, color=color, zorder=2)
+    top = max(outline)
+    if len(sizes) <= _NUMBERED:
+        for place, count, bar in zip(places, counts, kept, strict=True):
+            y = bar + 0.04 * top
+            axes.text(place, y, str(count), ha="center", va="bottom", **lettering(7, INK))
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(0, top * (1.28 if len(sizes) <= _NUMBERED else 1.04))
+    axes.set_facecolor("none")
+    for side in ("top", "left", "right"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set(color=GREY, linewidth=0.7)
+    axes.set_xticks([])
+    axes.yaxis.tick_right()
+    axes.set_yticks([0, top], ["0", "100 %" if shares else f"{top:.0f}"], **lettering(7, MUTED))
+    axes.tick_params(axis="y", length=0, pad=3)
+    _mark_groups(axes, list(page.sizes))
+
+
+def _describe(axes: Axes, page: Page, row: Row) -> None:
+    """Write the subnet's name and figures to the left of its strip."""
+    facts = [f"{human_share(figures.share_of_macs(page, row))} MACs"]
+    if row.latency is not None:
+        facts.append(f"{human_ms(row.latency[0])} ms")
+    if row.accuracy is not None:
+        facts.append(f"{100 * row.accuracy:.1f} %")
+    facts = facts if row.offered else [*facts[:1], "not offered"]
+    color = INK if row.offered else MUTED
+    name, figure_line = legible(row.name, 24), " · ".join(facts)
+    bold = lettering(9, color, weight="bold", ha="right", va="bottom")
+    axes.annotate(name, (0, 0.5), (-10, 1), "axes fraction", "offset points", **bold)
+    quiet = lettering(7.5, MUTED, ha="right", va="top")
+    axes.annotate(figure_line, (0, 0.5), (-10, -2), "axes fraction", "offset points", **quiet)
+
+
+def _name_axes(axes: Axes, labels: Sequence[str], *, upright: bool) -> None:
+    """Write the axes' names under the last strip; every second (third ...) when too many."""
+    inches = axes.get_window_extent().width / axes.get_figure(root=True).dpi  # type: ignore[union-attr]
+    every = -(-int(0.13 * len(labels) * 100) // int(inches * 100)) or 1
+    places = list(range(0, len(labels), every))
+    style = lettering(8 if upright else 7.5, INK, rotation=0 if upright else 90)
+    axes.set_xticks(places, [labels[place] for place in places], **style)
+    axes.tick_params(axis="x", length=2, color=GREY, pad=3)
+
+
+def _mark_groups(axes: Axes, names: Sequence[str]) -> None:
+    """Part the stages (`layer1`, `layer2` ...) of dotted names by a thin line."""
+    paths = [name.split(".") for name in names]
+    shared = next((n for n, parts in enumerate(zip(*paths)) if len(set(parts)) > 1), 0)
+    stages = [path[shared : shared + 1] for path in paths]
+    borders = [n + 0.5 for n, (one, other) in enumerate(pairwise(stages)) if one != other]
+    if len(borders) <= len(names) / 3:
+        for border in borders:
+            axes.axvline(border, color="white", linewidth=2.5, zorder=1.5)
+
+
+def _fits(labels: Sequence[str], slot: float) -> bool:
+    """Return whether names written upright fit into slots of that many inches."""
+    return max(len(label) for label in labels) * 0.075 < slot
