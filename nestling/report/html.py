@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 import os
 import shlex
@@ -27,6 +28,7 @@ from nestling.report.units import (
 )
 from nestling.report.writing import write_whole
 
+_COLUMN = 1112  # pixels of the page's text column (72rem less its padding)
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -51,6 +53,7 @@ def report_html(
         "head_line": escape(figures.head_line(page)),
         "key_figures": escape(figures.key_figures(page)),
         "table": _table(page),
+        "reasons": _reasons(page),
         "pictures": "\n".join(_picture(title, file) for title, file in pictures.items()),
         "widths": _widths(page),
         "use": _use(page),
@@ -62,7 +65,7 @@ def report_html(
 
 def _table(page: Page) -> str:
     heads = ["Subnet", "Share of MACs", "MACs", "Parameters", "Bytes", "Latency, ms"]
-    heads += ["95 % interval, ms", "Measured speed-up", "Speed-up if time fell with MACs"]
+    heads += ["95 % interval, ms", "Measured speed-up", "Ideal speed-up"]
     heads += [page.metric[:1].upper() + page.metric[1:], "Offered"]
     head = "".join(
         f'<th scope="col"><button type="button">{escape(word)}</button></th>' for word in heads
@@ -90,13 +93,20 @@ def _table_row(page: Page, row: Row) -> str:
         f'<td data-v="{"" if value is None else f"{value:.9g}"}">{text}</td>'
         for text, value in cells
     )
-    why = "" if row.offered else f"<small>{escape(figures.why_not_offered(page, row))}</small>"
-    offered = (
-        f'<td class="words" data-v="{row.offered:d}">{"yes" if row.offered else "no"}{why}</td>'
-    )
-    name = f'<th scope="row" data-v="{escape(row.name)}">{escape(row.name)}</th>'
+    offered = f'<td data-v="{row.offered:d}">{"yes" if row.offered else "no"}</td>'
+    long = ' class="long"' if len(row.name) > 16 else ""
+    name = f'<th scope="row"{long} data-v="{escape(row.name)}">{escape(row.name)}</th>'
     kind = "in" if row.offered else "out"
     return f'<tr class="{kind}">{name}{shown}{offered}</tr>'
+
+
+def _reasons(page: Page) -> str:
+    lines = [
+        f"<li><b>{escape(row.name)}</b>: {escape(figures.why_not_offered(page, row))}</li>"
+        for row in page.rows
+        if not row.offered
+    ]
+    return f'<p class="key">Not offered:</p><ul>{"".join(lines)}</ul>' if lines else ""
 
 
 def _picture(title: str, file: str | os.PathLike[str]) -> str:
@@ -112,11 +122,13 @@ def _picture(title: str, file: str | os.PathLike[str]) -> str:
             f"a picture of the report is a PNG file; {os.fspath(file)!r} starts with {data[:8]!r}; "
             "save it as PNG"
         )
-    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+    # The header's pixels, shown at three quarters: crisp, and text as large as the page's own.
+    width, height = (int.from_bytes(data[at : at + 4], "big") * 3 // 4 for at in (16, 20))
+    wide = f' class="wide" style="--width: {width}px"' if width > _COLUMN else ""
     alt = f"{title}: a picture of the figures in the tables of this page"
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     return (
-        f"<figure><figcaption>{escape(title)}</figcaption>"
+        f"<figure{wide}><figcaption>{escape(title)}</figcaption>"
         f'<img width="{width}" height="{height}" alt="{escape(alt)}" src="{source}"></figure>'
     )
 
@@ -134,6 +146,7 @@ def _use(page: Page) -> str:
     """Return the lines that use the model file, with a budget that this menu meets."""
     file = page.facts.get("file", "model.nest")
     offered = [row for row in page.rows if row.offered] or [page.full]
+    smallest = min(offered, key=lambda row: row.macs)
     timed = [row for row in offered if row.latency is not None]
     chosen = offered[len(offered) // 2]
     budget = f"fraction={_round_up(figures.share_of_macs(page, chosen)):g}"
@@ -146,9 +159,9 @@ def _use(page: Page) -> str:
     python = [
         "import nestling",
         "",
-        f"model = nestling.load({file!r})",
+        f"model = nestling.load({json.dumps(file)})",
         f"outputs = model(inputs, {budget})  # or {others}",
-        f"outputs = model(inputs, subnet={offered[-1].name!r})  # or by name",
+        f"outputs = model(inputs, subnet={json.dumps(smallest.name)})  # or by name",
     ]
     quoted = shlex.quote(file)
     shell = [

@@ -49,12 +49,12 @@ td { white-space: nowrap; overflow-wrap: normal; }
 tbody tr:last-child > * { border-bottom: 0; }
 thead th { background: var(--raised); font-weight: 600; vertical-align: bottom; line-height: 1.25;
   overflow-wrap: normal; }
-th:first-child, .words { text-align: left; }
-tbody th { min-width: 6rem; max-width: 15rem; font-weight: 600; }
+th:first-child { text-align: left; }
+tbody th { font-weight: 600; }
 .scroll th:first-child { position: sticky; left: 0; background: var(--ground); }
 .scroll thead th:first-child { background: var(--raised); }
-.words { min-width: 6rem; white-space: normal; }
-.words small { display: block; min-width: 13rem; color: var(--quiet); line-height: 1.3; }
+.long { min-width: 13rem; }
+@media (max-width: 40rem) { .long { min-width: 8rem; } }
 .out > * { color: var(--quiet); font-weight: 400; }
 th button { all: unset; cursor: pointer; }
 th button:focus-visible, .scroll:focus-visible, pre:focus-visible, summary:focus-visible {
@@ -63,6 +63,7 @@ th[aria-sort] { color: var(--accent); }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
 figure { margin: 1.25rem 0 0; }
+.wide { width: min(100vw - 2.5rem, var(--width)); margin-left: 50%; transform: translateX(-50%); }
 figcaption { margin-bottom: .5rem; font-weight: 600; }
 img { display: block; max-width: 100%; height: auto; border: 1px solid var(--line);
   border-radius: .5rem; background: #fff; }
@@ -75,8 +76,11 @@ dl { margin: 0; }
 dl div { display: flex; gap: 1rem; padding: .35rem 0; border-bottom: 1px solid var(--line); }
 dt { flex: 0 0 7rem; color: var(--quiet); }
 dd { flex: 1; margin: 0; min-width: 0; }
+ul { margin: .3rem 0 0; padding-left: 1.25rem; color: var(--quiet); }
 summary { margin-top: 1.25rem; cursor: pointer; color: var(--accent); }
 details .scroll { margin-top: .75rem; }
+details th { overflow-wrap: normal; }
+@media (max-width: 40rem) { details .scroll th:first-child { position: static; } }
 @media print { body { max-width: none; } .scroll { overflow: visible; } }
 </style>
 </head>
@@ -89,12 +93,15 @@ details .scroll { margin-top: .75rem; }
 <main>
 <section>
 <h2 id="menu">The menu</h2>
-<p class="hint">Speed-ups are over the full net, the first row. A click on a heading sorts.</p>
+<p class="hint">Speed-ups are over the full net. Measured: its median latency divided by
+the subnet's; ideal: what it would be if time fell in proportion to MACs.
+A click on a heading sorts.</p>
 <div class="scroll" role="region" aria-labelledby="menu" tabindex="0">
 <table id="rows">
 $table
 </table>
 </div>
+$reasons
 </section>
 <section>
 <h2>Pictures</h2>

@@ -27,10 +27,10 @@ from nestling.report.units import human_ms, human_share
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LEFT, _RIGHT, _TOP = 2.35, 0.55, 0.95  # inches around the strips
+_LEFT, _RIGHT, _TOP = 2.35, 0.55, 0.75  # inches around the strips
 _SLOT = 0.19  # inches an axis needs for its name to stay legible
 _WIDEST = 16.0
-_UNEVEN = 16  # sizes further apart than this are drawn as shares
+_UNEVEN = 8  # sizes further apart than this are drawn as shares
 _NUMBERED = 24  # with at most this many axes, each bar carries its count
 
 
@@ -38,7 +38,7 @@ def skyline(page: Page, path: str | os.PathLike[str]) -> Path:
     """Draw the widths of every subnet as a PNG and return its path.
 
     One strip a subnet, one bar an axis in network order; the full net stands behind as a pale
-    outline. Bars show kept units, or shares of the axis where its sizes differ more than 16 times.
+    outline. Bars show kept units, or shares of the axis where its sizes differ more than 8 times.
 
     Args:
         page: what to show.
@@ -50,14 +50,16 @@ def skyline(page: Page, path: str | os.PathLike[str]) -> Path:
     names, rows = list(page.sizes), page.rows
     width = min(_WIDEST, max(7.5, _LEFT + _RIGHT + _SLOT * len(names)))
     strip = min(1.3, max(0.62, 8.0 / len(rows)))
-    labels = [legible(name, 34) for name in names]
+    root = _root(names)
+    labels = [legible(name.removeprefix(root), 34) for name in names]
     upright = _fits(labels, (width - _LEFT - _RIGHT) / len(names))
-    foot = 0.45 if upright else 0.3 + 0.068 * max(len(label) for label in labels)
+    foot = 0.45 if upright else 0.25 + 0.064 * max(len(label) for label in labels)
     height = _TOP + strip * len(rows) + foot
     figure = new_figure(width, height)
     shares = max(page.sizes.values()) > _UNEVEN * min(page.sizes.values())
     what = "share of each axis kept" if shares else "units kept on each axis"
-    write_heading(figure, page.title, f"Bars: {what}; pale: the full net", left=0.3)
+    below = f"; names of axes without “{root}”" if root else ""
+    write_heading(figure, page.title, f"Bars: {what}; pale: the full net{below}", left=0.3)
     span = (width - _LEFT - _RIGHT) / width
     for n, row in enumerate(rows):
         base = (height - _TOP - strip * (n + 1)) / height
@@ -123,13 +125,22 @@ def _name_axes(axes: Axes, labels: Sequence[str], *, upright: bool) -> None:
 
 def _mark_groups(axes: Axes, names: Sequence[str]) -> None:
     """Part the stages (`layer1`, `layer2` ...) of dotted names by a thin line."""
-    paths = [name.split(".") for name in names]
-    shared = next((n for n, parts in enumerate(zip(*paths)) if len(set(parts)) > 1), 0)
-    stages = [path[shared : shared + 1] for path in paths]
+    root = _root(names)
+    stages = [name.removeprefix(root).partition(".")[0] for name in names]
     borders = [n + 0.5 for n, (one, other) in enumerate(pairwise(stages)) if one != other]
     if len(borders) <= len(names) / 3:
         for border in borders:
             axes.axvline(border, color="white", linewidth=2.5, zorder=1.5)
+
+
+def _root(names: Sequence[str]) -> str:
+    """Return the module path that all dotted names begin with, its last dot included."""
+    shared: list[str] = []
+    for parts in zip(*(name.split(".")[:-1] for name in names), strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0] + ".")
+    return "".join(shared) if len(names) > 1 else ""
 
 
 def _fits(labels: Sequence[str], slot: float) -> bool:

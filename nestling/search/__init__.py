@@ -1,1 +1,5 @@
-"""search."""
+"""Searches: propose specs. One file each."""
+
+from nestling.search.uniform import ladder
+
+__all__ = ["ladder"]

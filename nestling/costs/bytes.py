@@ -1,0 +1,14 @@
+"""Bytes: the memory of a subnet's weights as a net of its own."""
+
+from nestling.extent import Counts
+from nestling.spec import Space
+
+
+def bytes_(space: Space, spec: Counts) -> int:
+    """Return the bytes of all parameters and buffers in the model's own dtypes.
+
+    Example:
+        >>> nestling.costs.bytes_(net.space, net.space.full)
+        1103416
+    """
+    return space.bytes(spec)

@@ -1,0 +1,49 @@
+"""Evaluation: how good a module is on data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from nestling import batch as batches
+from nestling.errors import DataError
+
+Metric: TypeAlias = Callable[[Any, Any], Any]
+"""Mean score of one batch from (outputs, targets); larger is better."""
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the top-1 accuracy, 0 to 1, of class scores (N, C) against class numbers (N,)."""
+    return (outputs.argmax(1) == targets).float().mean()
+
+
+def evaluate(module: nn.Module, data: Iterable[Any], metric: Metric = accuracy) -> float:
+    """Return the mean metric of a module over data, each example counting the same.
+
+    Args:
+        module: is put into evaluation mode for the run and back into its own mode afterwards.
+        data: yields `(inputs, targets)` pairs.
+        metric: mean score of a batch; the default is top-1 accuracy.
+
+    Raises:
+        DataError: there is no batch, or a batch is no pair.
+    """
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    training = module.training
+    module.eval()
+    total, count = 0.0, 0
+    try:
+        with torch.no_grad():
+            for batch in data:
+                inputs, targets = (batches.move(part, device) for part in batches.pair(batch))
+                examples = batches.size(inputs)
+                total += float(metric(batches.forward(module, inputs), targets)) * examples
+                count += examples
+    finally:
+        module.train(training)
+    if not count:
+        raise DataError("evaluation needs at least one batch, but the data yields none")
+    return total / count

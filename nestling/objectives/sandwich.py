@@ -1,0 +1,93 @@
+"""The sandwich rule with in-place distillation.
+
+Each step trains the largest net on the labels, and the smallest and two of random width on what the
+largest says (its outputs, detached). One optimiser step follows the four passes.
+
+Source: Yu and Huang, Universally Slimmable Networks and Improved Training Techniques (ICCV 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from nestling.errors import SpecError
+from nestling.spec import Spec
+from nestling.supernet import Supernet
+
+Loss: TypeAlias = Callable[[Any, Any], Tensor]
+
+LOW = 0.25  # the narrowest width of the paper
+
+
+def sandwich(
+    net: Supernet,
+    *,
+    low: float = LOW,
+    random: int = 2,
+    loss: Loss | None = None,
+    distill: Loss | None = None,
+) -> Iterator[tuple[nn.Module, Loss]]:
+    """Yield the subnets of one step, each with its loss: the largest, `random` others, the smallest.
+
+    Args:
+        net: the supernet.
+        low: narrowest uniform width, above 0 and at most 1.
+        random: how many subnets of random width train beside the largest and the smallest.
+        loss: of the largest net, from (outputs, targets); the default is cross-entropy.
+        distill: of the others, from (outputs, the largest net's outputs); the default is soft
+            cross-entropy at temperature 1. With a `loss` and no `distill`, all train on the targets.
+
+    Raises:
+        SpecError: `low` is no width.
+
+    Example:
+        >>> for subnet, loss in nestling.sandwich(net):
+        ...     loss(subnet(images), labels).backward()
+        >>> optimizer.step(); optimizer.zero_grad()
+    """
+    hard = loss or F.cross_entropy
+    soft = distill or (soft_cross_entropy if loss is None else None)
+    taught: list[Any] = []
+
+    def teach(outputs: Any, targets: Any) -> Tensor:
+        taught.append(_detached(outputs))
+        return hard(outputs, targets)
+
+    def learn(outputs: Any, targets: Any) -> Tensor:
+        if soft is None:
+            return hard(outputs, targets)
+        if not taught:
+            raise SpecError(
+                "the first subnet of a step teaches the others: call its loss before theirs"
+            )
+        return soft(outputs, taught[0])
+
+    yield _training(net, net.space.full), teach
+    for spec in drawn(net, low, random):
+        yield _training(net, spec), learn
+
+
+def drawn(net: Supernet, low: float, random: int) -> list[Spec]:
+    """Return the specs of a step besides the full one: `random` of random width, then the smallest."""
+    widths = low + (1 - low) * torch.rand(random)
+    return [net.space.spec(width=float(width)) for width in [*widths, low]]
+
+
+def soft_cross_entropy(outputs: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean cross-entropy against the softmax of a teacher's outputs, (N, C) both."""
+    return F.cross_entropy(outputs, teacher.softmax(1))
+
+
+def _training(net: Supernet, spec: Spec) -> nn.Module:
+    subnet = net.pooled(spec)
+    return subnet if subnet.training else subnet.train()
+
+
+def _detached(outputs: Any) -> Any:
+    return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, outputs)
