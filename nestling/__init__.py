@@ -1,1 +1,57 @@
-"""Nestling: one network, every size."""
+"""Nestling: one network, every size.
+
+Turns your own PyTorch model into one set of weights in which smaller networks are nested. Each is an
+ordinary module that runs at its own cost, so a deployed program trades accuracy against latency,
+memory and computation in microseconds.
+"""
+
+from nestling import axes, costs, data, methods, models, objectives, search
+from nestling.errors import (
+    BudgetError,
+    DataError,
+    FileError,
+    ModelError,
+    NestlingError,
+    SpecError,
+    UncalibratedWarning,
+)
+from nestling.evaluation import evaluate
+from nestling.fitting import fit
+from nestling.menu import Entry, Menu, make_menu
+from nestling.objectives import sandwich
+from nestling.runtime import LoadedModel, load
+from nestling.spec import Axis, Space, Spec
+from nestling.subnet import pack
+from nestling.supernet import Supernet
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Axis",
+    "BudgetError",
+    "DataError",
+    "Entry",
+    "FileError",
+    "LoadedModel",
+    "Menu",
+    "ModelError",
+    "NestlingError",
+    "Space",
+    "Spec",
+    "SpecError",
+    "Supernet",
+    "UncalibratedWarning",
+    "axes",
+    "costs",
+    "data",
+    "evaluate",
+    "fit",
+    "load",
+    "make_menu",
+    "methods",
+    "models",
+    "objectives",
+    "pack",
+    "sandwich",
+    "search",
+]

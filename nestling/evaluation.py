@@ -32,7 +32,7 @@ def evaluate(module: nn.Module, data: Iterable[Any], metric: Metric = accuracy) 
         DataError: there is no batch, or a batch is no pair.
     """
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    training = module.training
+    modes = {each: each.training for each in module.modules()}
     module.eval()
     total, count = 0.0, 0
     try:
@@ -43,7 +43,8 @@ def evaluate(module: nn.Module, data: Iterable[Any], metric: Metric = accuracy) 
                 total += float(metric(batches.forward(module, inputs), targets)) * examples
                 count += examples
     finally:
-        module.train(training)
+        for each, training in modes.items():
+            each.training = training
     if not count:
         raise DataError("evaluation needs at least one batch, but the data yields none")
     return total / count

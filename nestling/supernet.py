@@ -21,6 +21,7 @@ from nestling.axes.proof import Prover, double
 from nestling.axes.tracer import run
 from nestling.batch import forward, inputs_of
 from nestling.errors import ModelError, SpecError, did_you_mean
+from nestling.signature import Signature
 from nestling.spec import Frozen, Space, Spec
 from nestling.subnet import SharedGradient, binding, build, rebind, refuse
 
@@ -77,7 +78,7 @@ class Supernet:
         for name, module in own.named_modules():
             module.training = before[name]
         orders = {name: tuple(range(axis.size)) for name, axis in space.axes.items()}
-        self._setup(own, space, orders, private)
+        self._setup(own, space, orders, private, Signature.of(args, options))
 
     @classmethod
     def restore(
@@ -86,10 +87,11 @@ class Supernet:
         space: Space,
         orders: Mapping[str, Sequence[int]],
         private: Iterable[str],
+        signature: Signature,
     ) -> Supernet:
         """Return a supernet from a model whose space is known and proven (as a file says)."""
         net = cls.__new__(cls)
-        net._setup(model, space, orders, frozenset(private))
+        net._setup(model, space, orders, frozenset(private), signature)
         return net
 
     def _setup(
@@ -98,8 +100,10 @@ class Supernet:
         space: Space,
         orders: Mapping[str, Sequence[int]],
         private: frozenset[str],
+        signature: Signature,
     ) -> None:
         self._model = model
+        self._signature = signature
         self._space = space
         self._private = private
         self._orders = {name: tuple(order) for name, order in orders.items()}
@@ -134,6 +138,11 @@ class Supernet:
     def private(self) -> frozenset[str]:
         """Names of the buffers that every subnet has of its own: norm statistics."""
         return self._private
+
+    @property
+    def signature(self) -> Signature:
+        """Shapes and dtypes of the example inputs."""
+        return self._signature
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield the shared weights; give these, and only these, to an optimiser."""

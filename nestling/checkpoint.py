@@ -1,0 +1,162 @@
+"""Checkpoints: all that a training needs to go on exactly where it stopped.
+
+Weights, optimiser state, random states (torch's, Python's and NumPy's, now and at the start of the
+epoch) and the place in the data, in one safetensors file; no pickle.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nestling import container
+from nestling.errors import FileError
+
+VERSION = 1
+
+
+@dataclass
+class RandomState:
+    """The states of the global random generators."""
+
+    tensors: dict[str, Tensor]
+    header: dict[str, Any]
+
+    @classmethod
+    def now(cls) -> RandomState:
+        """Return the present states."""
+        version, words, gauss = random.getstate()
+        _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+        tensors = {
+            "torch": torch.get_rng_state(),
+            "python": torch.tensor(words, dtype=torch.int64),
+            "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+        }
+        if torch.cuda.is_available():
+            for index, state in enumerate(torch.cuda.get_rng_state_all()):
+                tensors[f"cuda{index}"] = state
+        header = {
+            "python": [version, gauss],
+            "numpy": [int(position), int(has_gauss), float(cached)],
+        }
+        return cls(tensors, header)
+
+    def restore(self) -> None:
+        """Put the generators back into these states."""
+        torch.set_rng_state(self.tensors["torch"])
+        version, gauss = self.header["python"]
+        random.setstate((version, tuple(self.tensors["python"].tolist()), gauss))
+        position, has_gauss, cached = self.header["numpy"]
+        keys = self.tensors["numpy"].numpy().astype(np.uint32)
+        np.random.set_state(("MT19937", keys, position, has_gauss, cached))
+        for index in range(torch.cuda.device_count()):
+            if f"cuda{index}" in self.tensors:
+                torch.cuda.set_rng_state(self.tensors[f"cuda{index}"], index)
+
+
+@dataclass
+class Checkpoint:
+    """The state of a training run.
+
+    Attributes:
+        header: JSON values: stage, epoch, step, what the run was started with, the log.
+        weights: of what is being trained, by name.
+        optimizer: the optimiser's state dict.
+        results: weights of finished stages that trained stand-alone nets.
+        epoch_start: random state when the epoch began; the data order follows from it.
+        present: random state when the checkpoint was taken.
+    """
+
+    header: dict[str, Any]
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    epoch_start: RandomState
+    present: RandomState
+    results: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint; an earlier one of that name is replaced at once, at the end.
+
+        Raises:
+            FileError: the file cannot be written.
+        """
+        tensors = {f"weights/{name}": tensor for name, tensor in self.weights.items()}
+        for stage, weights in self.results.items():
+            tensors |= {f"results/{stage}/{name}": tensor for name, tensor in weights.items()}
+        numbers: dict[str, dict[str, Any]] = {}
+        for index, state in self.optimizer.get("state", {}).items():
+            for key, value in state.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer/{index}/{key}"] = value
+                else:
+                    numbers.setdefault(str(index), {})[key] = value
+        for moment, state in (("epoch", self.epoch_start), ("now", self.present)):
+            tensors |= {f"random/{moment}/{name}": t for name, t in state.tensors.items()}
+        header = {
+            "checkpoint": VERSION,
+            "run": self.header,
+            "optimizer": {"groups": self.optimizer.get("param_groups", []), "state": numbers},
+            "random": {"epoch": self.epoch_start.header, "now": self.present.header},
+        }
+        container.write(path, header, tensors)
+
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint:
+        """Read a checkpoint.
+
+        Raises:
+            FileError: the file is missing, damaged, or no checkpoint of this version.
+        """
+        header, tensors = container.read(path)
+        if header.get("checkpoint") != VERSION:
+            raise FileError(
+                f"{path} is no checkpoint of version {VERSION} (it says "
+                f"{header.get('checkpoint')!r}); start the training anew"
+            )
+        grouped = _grouped(tensors)
+        try:
+            state: dict[int, dict[str, Any]] = {}
+            for key, tensor in grouped.get("optimizer", {}).items():
+                index, _, name = key.partition("/")
+                state.setdefault(int(index), {})[name] = tensor
+            for text, values in header["optimizer"]["state"].items():
+                state.setdefault(int(text), {}).update(values)
+            results: dict[str, dict[str, Tensor]] = {}
+            for key, tensor in grouped.get("results", {}).items():
+                stage, _, name = key.partition("/")
+                results.setdefault(stage, {})[name] = tensor
+            moments = {m: _random(grouped, header, m) for m in ("epoch", "now")}
+            groups = {"state": state, "param_groups": header["optimizer"]["groups"]}
+            weights = grouped.get("weights", {})
+            return cls(
+                header["run"], weights, groups, moments["epoch"], moments["now"], results
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileError(f"{path} is no complete checkpoint ({error}); start anew") from error
+
+
+def _grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    grouped: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        head, _, rest = name.partition("/")
+        grouped.setdefault(head, {})[rest] = tensor
+    return grouped
+
+
+def _random(
+    grouped: Mapping[str, Mapping[str, Tensor]], header: Mapping[str, Any], moment: str
+) -> RandomState:
+    prefix = f"{moment}/"
+    tensors = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in grouped["random"].items()
+        if name.startswith(prefix)
+    }
+    return RandomState(tensors, header["random"][moment])

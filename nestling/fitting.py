@@ -1,0 +1,96 @@
+"""`fit`: train a supernet with a named method and return its menu."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nestling import methods
+from nestling.checkpoint import RandomState
+from nestling.evaluation import Metric, accuracy
+from nestling.menu import Menu, menu_of
+from nestling.objectives.sandwich import Loss
+from nestling.progress import Reporter
+from nestling.supernet import Supernet
+from nestling.training import MakeOptimizer, Run
+
+
+def fit(
+    net: Supernet,
+    train: Iterable[Any],
+    val: Iterable[Any] | None = None,
+    *,
+    method: str = "uniform",
+    epochs: int = 10,
+    seed: int = 0,
+    loss: Loss | None = None,
+    metric: Metric = accuracy,
+    optimizer: MakeOptimizer | None = None,
+    precision: str = "auto",
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    progress: bool | Reporter = True,
+    **options: Any,
+) -> Menu:
+    """Train a supernet's shared weights and return a menu of subnets with measured figures.
+
+    Args:
+        net: the supernet; its weights are trained in place.
+        train: training batches, `(inputs, targets)` pairs, iterated once an epoch; also used to
+            recalibrate norm statistics.
+        val: held-out batches for the accuracies of the menu.
+        method: one of `nestling.methods.names()`.
+        epochs: passes over `train`.
+        seed: of all random choices; the global random state is put back afterwards.
+        loss: of the full net, from (outputs, targets); cross-entropy by default.
+        metric: mean score of a batch, larger is better; top-1 accuracy by default.
+        optimizer: a function from parameters to a torch optimiser; SGD with momentum by default.
+            Its learning rate is the peak of a warmed-up cosine schedule.
+        precision: "auto" trains in bf16 with channels-last pictures where the device is faster so;
+            "float32" and "bfloat16" force it.
+        checkpoint: file in which the state is saved after every epoch and on Ctrl-C or SIGTERM.
+        resume: go on from `checkpoint` if it exists, exactly as if there had been no break.
+        progress: show progress on stderr.
+        **options: of the method, such as `fractions=` of "uniform".
+
+    Raises:
+        ModelError: an unknown method, a bad setting, or a training that diverged.
+        DataError: batches that are no pairs, or hold NaN.
+        FileError: a checkpoint that cannot be written or does not fit.
+        Interrupted: Ctrl-C or SIGTERM, after the state was saved.
+
+    Example:
+        >>> menu = nestling.fit(net, train, val, epochs=20)
+        >>> menu.save("model.nest")
+    """
+    recipe = methods.find(method)
+    before = RandomState.now()
+    reporter = progress if isinstance(progress, Reporter) else Reporter(quiet=not progress)
+    try:
+        random.seed(seed)
+        run = Run(
+            net,
+            train,
+            epochs,
+            seed=seed,
+            loss=loss,
+            metric=metric,
+            optimizer=optimizer,
+            precision=precision,
+            checkpoint=None if checkpoint is None else Path(checkpoint),
+            reporter=reporter,
+        )
+        if resume:
+            run.resume()
+        with reporter:
+            reporter.say(f"training in {run.precise} on {run.device}")
+            modules = recipe(run, **options)
+        reporter.say(f"measuring {len(modules)} subnets")
+        menu = menu_of(net, modules, val, calibrate=train, metric=metric)
+    finally:
+        before.restore()
+    facts = {"method": method, "epochs": epochs, "seed": seed, "precision": str(run.precise)}
+    return replace(menu, facts=facts)

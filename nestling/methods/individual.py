@@ -1,0 +1,48 @@
+"""Individually trained nets: each shape on its own, from scratch; the baseline for every method.
+
+Nothing is shared: every entry of the menu holds weights of its own, so the file holds them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+import torch.nn.functional as F
+from torch import nn
+
+from nestling.menu import names_for
+from nestling.models import initialize
+from nestling.objectives.sandwich import Loss
+from nestling.search.uniform import FRACTIONS, ladder
+from nestling.spec import Spec
+from nestling.subnet import pack
+from nestling.supernet import Supernet
+from nestling.training import Run
+
+
+def individual(
+    run: Run, *, fractions: Sequence[float] = FRACTIONS, specs: Sequence[Spec] | None = None
+) -> Mapping[str, tuple[Spec, nn.Module]]:
+    """Train a stand-alone net for each spec, freshly initialised at its own shape.
+
+    Args:
+        run: what the training is made of; every net trains for `run.epochs`.
+        fractions: shares of the full net's MACs, for uniform widths.
+        specs: the shapes to train instead.
+    """
+    chosen = list(specs) if specs is not None else ladder(run.net.space, fractions)
+    trained = {}
+    for number, (name, spec) in enumerate(names_for(run.net, chosen).items()):
+        module = pack(run.net.subnet(spec))
+        initialize(module, seed=run.seed + number)
+        run.train_stage(partial(alone, module, loss=run.loss), name=name, alone=module)
+        trained[name] = (spec, module)
+    return trained
+
+
+def alone(
+    module: nn.Module, net: Supernet, *, loss: Loss | None = None
+) -> Iterator[tuple[nn.Module, Loss]]:
+    """Objective: the module itself, on the targets."""
+    yield module.train(), loss or F.cross_entropy

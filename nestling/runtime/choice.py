@@ -1,0 +1,55 @@
+"""Choice: the best entry of a menu within a budget, found in microseconds."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from nestling.errors import BudgetError
+from nestling.menu import Entry, score
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Entries by rising cost, and at each cost the best entry that costs no more.
+
+    Attributes:
+        cost: what the budget is about, as the user writes it.
+        costs: ascending.
+        best: the most accurate entry among those up to the same place; ties go to the cheaper.
+        cheapest: the entry that costs least.
+    """
+
+    cost: str
+    costs: tuple[float, ...]
+    best: tuple[Entry, ...]
+    cheapest: Entry
+
+    @classmethod
+    def of(cls, cost: str, entries: Sequence[Entry], price: Callable[[Entry], float]) -> Ladder:
+        """Return the ladder of the offered entries."""
+        offered = [entry for entry in entries if entry.offered] or list(entries)
+        ranked = sorted(offered, key=lambda entry: (price(entry), -score(entry)))
+        best: list[Entry] = []
+        for entry in ranked:
+            last = best[-1] if best else None
+            best.append(entry if last is None or score(entry) > score(last) else last)
+        return cls(cost, tuple(price(entry) for entry in ranked), tuple(best), ranked[0])
+
+    def choose(self, budget: float) -> Entry:
+        """Return the most accurate entry that costs at most the budget.
+
+        Raises:
+            BudgetError: no entry is that cheap; the message names the closest.
+        """
+        if not budget >= self.costs[0]:
+            raise BudgetError(
+                f"no subnet meets {self.cost}={budget!r}: the closest is {self.cheapest.name!r}, "
+                f"which needs {self.cost}={_shown(self.costs[0])}; allow at least that"
+            )
+        return self.best[bisect_right(self.costs, budget) - 1]
+
+
+def _shown(cost: float) -> str:
+    return f"{cost:.4g}" if cost != int(cost) else str(int(cost))

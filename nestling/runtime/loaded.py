@@ -1,0 +1,233 @@
+"""The loaded model: one file, every size, one budget per call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from nestling import modelfile
+from nestling.batch import size
+from nestling.errors import BudgetError, DataError, ModelError
+from nestling.menu import Entry, Menu, score
+from nestling.runtime.choice import Ladder
+
+COSTS = ("fraction", "latency_ms", "macs", "params", "bytes")
+
+
+def load(path: str | Path, model: nn.Module | None = None) -> LoadedModel:
+    """Load a model file.
+
+    Args:
+        path: a `.nest` file.
+        model: an instance of your own class; not needed for the builders of `nestling.models`.
+
+    Raises:
+        FileError: the file is missing, damaged, of another version, or does not fit the model.
+
+    Example:
+        >>> model = nestling.load("model.nest")
+        >>> logits = model(images, latency_ms=8)
+    """
+    return LoadedModel(modelfile.read(path, model))
+
+
+class LoadedModel:
+    """All subnets of a menu, ready to run; each call chooses one by a budget.
+
+    Subnets are plain modules of views of one copy of the weights. Choosing one is a look-up; nothing
+    is switched, copied or reloaded.
+
+    Args:
+        menu: with its weights, as `fit`, `make_menu` or `load` give it.
+    """
+
+    def __init__(self, menu: Menu) -> None:
+        self.menu = menu
+        self._modules = {entry.name: menu.module(entry.name) for entry in menu}
+        full = menu.full
+        prices = {
+            "fraction": lambda entry: entry.macs / full.macs,
+            "macs": lambda entry: entry.macs,
+            "params": lambda entry: entry.params,
+            "bytes": lambda entry: entry.bytes,
+        }
+        self._ladders = {
+            cost: Ladder.of(cost, menu.entries, price) for cost, price in prices.items()
+        }
+        self._timed: dict[tuple[int, int], Ladder] = {}
+        self._full = full
+
+    def choose(
+        self,
+        *,
+        fraction: float | None = None,
+        latency_ms: float | None = None,
+        macs: float | None = None,
+        params: float | None = None,
+        bytes: float | None = None,
+        batch: int = 1,
+    ) -> Entry:
+        """Return the most accurate entry within every budget that is given; the full net for none.
+
+        Args:
+            fraction: share of the full net's MACs, where 1.0 is the full net.
+            latency_ms: median milliseconds of one call on this device, as profiled.
+            macs: multiply-accumulates for one example.
+            params: number of parameters.
+            bytes: of the subnet's weights as a net of its own.
+            batch: examples in the call, for `latency_ms`.
+
+        Raises:
+            BudgetError: no entry is that cheap (the message names the closest), or no latency was
+                measured on this device with this batch and number of threads.
+        """
+        budgets = (fraction, latency_ms, macs, params, bytes)
+        found: Entry | None = None
+        several = False
+        for cost, budget in zip(COSTS, budgets, strict=True):
+            if budget is not None:
+                ladder = self._timed_ladder(batch) if cost == "latency_ms" else self._ladders[cost]
+                several = found is not None
+                found = ladder.choose(budget)
+                if several:
+                    return self._within_all(dict(zip(COSTS, budgets, strict=True)), batch)
+        return self._full if found is None else found
+
+    def subnet(self, name: str) -> nn.Module:
+        """Return the plain module of an entry, in evaluation mode.
+
+        Raises:
+            SpecError: there is no such entry.
+        """
+        return self._modules[self.menu[name].name]
+
+    def __call__(
+        self,
+        *args: Any,
+        fraction: float | None = None,
+        latency_ms: float | None = None,
+        macs: float | None = None,
+        params: float | None = None,
+        bytes: float | None = None,
+        subnet: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the best subnet within a budget, without gradients.
+
+        Args:
+            *args: the model's own inputs.
+            fraction: as for `choose`, and so are the other budgets.
+            latency_ms: for a call with this many examples.
+            macs: for one example.
+            params: number of parameters.
+            bytes: of the weights.
+            subnet: the name of an entry, instead of a budget.
+            **kwargs: the model's own keyword inputs.
+
+        Raises:
+            BudgetError: no subnet meets the budget.
+            ModelError: the inputs do not fit the model.
+            DataError: the inputs hold NaN or infinity.
+        """
+        if subnet is not None:
+            module = self.subnet(subnet)
+        else:
+            batch = size((args, kwargs)) if latency_ms is not None else 1
+            entry = self.choose(
+                fraction=fraction,
+                latency_ms=latency_ms,
+                macs=macs,
+                params=params,
+                bytes=bytes,
+                batch=batch,
+            )
+            module = self._modules[entry.name]
+        try:
+            with torch.no_grad():
+                outputs = module(*args, **kwargs)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise ModelError(
+                f"the model was made with inputs {self.menu.net.signature}, and fails on "
+                f"{_shapes(args, kwargs)}: {error}"
+            ) from error
+        _check_finite(outputs, args, kwargs)
+        return outputs
+
+    def measured(self, batch: int = 1, **options: Any) -> LoadedModel:
+        """Return the model with latencies measured on this device; see `Menu.measured`."""
+        return LoadedModel(self.menu.measured(batch, **options))
+
+    def __repr__(self) -> str:
+        names = ", ".join(entry.name for entry in self.menu)
+        return f"LoadedModel of {type(self.menu.net.model).__name__}: {names}"
+
+    def _timed_ladder(self, batch: int) -> Ladder:
+        place = (batch, torch.get_num_threads())
+        ladder = self._timed.get(place)
+        if ladder is None:
+            table = self.menu.latencies(batch)
+            entries = [entry for entry in self.menu if entry.name in table]
+            if not entries:
+                raise BudgetError(
+                    "the profile of this device names none of the menu's subnets; run "
+                    "`nestling profile FILE` again"
+                )
+            ladder = Ladder.of("latency_ms", entries, lambda entry: table[entry.name].median)
+            self._timed[place] = ladder
+        return ladder
+
+    def _within_all(self, budgets: Mapping[str, float | None], batch: int) -> Entry:
+        """Several budgets at once: the best entry that each of them allows."""
+        limits = {cost: budget for cost, budget in budgets.items() if budget is not None}
+
+        def fits(entry: Entry) -> bool:
+            return all(self._price(entry, cost, batch) <= budget for cost, budget in limits.items())
+
+        fitting = [entry for entry in self.menu if entry.offered and fits(entry)]
+        if not fitting:
+            wanted = ", ".join(f"{cost}={budget!r}" for cost, budget in limits.items())
+            smallest = min(self.menu, key=lambda entry: entry.macs)
+            needs = ", ".join(f"{c}={self._price(smallest, c, batch):.4g}" for c in limits)
+            raise BudgetError(
+                f"no subnet meets {wanted} at once: the smallest, {smallest.name!r}, needs {needs}"
+            )
+        return max(fitting, key=lambda entry: (score(entry), -entry.macs))
+
+    def _price(self, entry: Entry, cost: str, batch: int) -> float:
+        if cost == "latency_ms":
+            return self.menu.latencies(batch)[entry.name].median
+        if cost == "fraction":
+            return entry.macs / self._full.macs
+        return float(getattr(entry, cost))
+
+
+def _check_finite(outputs: Any, args: Any, kwargs: Any) -> None:
+    """Outputs that are not finite are an error if the inputs are to blame (a mask may be infinite)."""
+    for leaf in tree_leaves(outputs):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not _finite(leaf):
+            for given in tree_leaves((args, kwargs)):
+                if isinstance(given, Tensor) and given.is_floating_point() and not _finite(given):
+                    raise DataError(
+                        "inputs must be finite numbers, but they hold NaN or infinity; clean them"
+                    )
+            return
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
+
+
+def _shapes(args: Any, kwargs: Any) -> str:
+    leaves = tree_leaves((args, kwargs))
+    shown = [
+        f"{tuple(leaf.shape)} {str(leaf.dtype).removeprefix('torch.')}"
+        if isinstance(leaf, Tensor)
+        else type(leaf).__name__
+        for leaf in leaves
+    ]
+    return ", ".join(shown) or "nothing"
