@@ -51,7 +51,9 @@ def size(inputs: Any) -> int:
     return 1
 
 
-def move(inputs: Any, device: torch.device, memory_format: torch.memory_format | None = None) -> Any:
+def move(
+    inputs: Any, device: torch.device, memory_format: torch.memory_format | None = None
+) -> Any:
     """Move all tensors to a device; those of four dimensions also to a memory format."""
 
     def change(leaf: Any) -> Any:

@@ -135,9 +135,7 @@ class Checkpoint:
             moments = {m: _random(grouped, header, m) for m in ("epoch", "now")}
             groups = {"state": state, "param_groups": header["optimizer"]["groups"]}
             weights = grouped.get("weights", {})
-            return cls(
-                header["run"], weights, groups, moments["epoch"], moments["now"], results
-            )
+            return cls(header["run"], weights, groups, moments["epoch"], moments["now"], results)
         except (KeyError, TypeError, ValueError) as error:
             raise FileError(f"{path} is no complete checkpoint ({error}); start anew") from error
 

@@ -242,9 +242,7 @@ def menu_of(
     return menu.measured() if measure else menu
 
 
-def settle_offers(
-    entries: Sequence[Entry], table: Mapping[str, Latency]
-) -> tuple[Entry, ...]:
+def settle_offers(entries: Sequence[Entry], table: Mapping[str, Latency]) -> tuple[Entry, ...]:
     """Return the entries with `offered` False where another one is clearly faster and as accurate.
 
     Clearly means that the 95 % intervals of the medians do not overlap. Such an entry stays listed,
@@ -253,8 +251,7 @@ def settle_offers(
 
     def beaten(entry: Entry) -> bool:
         return any(
-            table[other.name].high < table[entry.name].low
-            and score(other) >= score(entry)
+            table[other.name].high < table[entry.name].low and score(other) >= score(entry)
             for other in entries
             if other is not entry and other.name in table
         )
@@ -303,7 +300,9 @@ def _named(
     else:
         named = names_for(net, [space.spec(dict(spec)) for spec in specs])
     if not named:
-        raise SpecError("a menu has at least one spec, but none was given; try nestling.ladder(net.space)")
+        raise SpecError(
+            "a menu has at least one spec, but none was given; try nestling.ladder(net.space)"
+        )
     if space.full not in named.values():
         named = {"full": space.full, **named}
     return named
@@ -320,7 +319,9 @@ def names_for(net: Supernet, specs: Iterable[Spec]) -> dict[str, Spec]:
     named: dict[str, Spec] = {}
     for spec in dict.fromkeys(specs):
         share = 100 * net.space.macs(spec) / full
-        base = "full" if spec == net.space.full else f"m{share:.0f}" if share >= 1 else f"m{share:.2g}"
+        base = (
+            "full" if spec == net.space.full else f"m{share:.0f}" if share >= 1 else f"m{share:.2g}"
+        )
         name, number = base, 1
         while name in named:
             number += 1
@@ -340,7 +341,9 @@ def _first(batches: Iterable[Any] | None, count: int) -> list[Any]:
     return found
 
 
-def _call(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[[], object]:
+def _call(
+    module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Callable[[], object]:
     def run() -> object:
         with torch.no_grad():
             return module(*args, **kwargs)

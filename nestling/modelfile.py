@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from nestling import container
@@ -114,6 +115,7 @@ def _header(menu: Menu) -> dict[str, Any]:
         "id": menu.profile.file_id,
         "builder": None if made is None else {"name": made.name, "arguments": dict(made.arguments)},
         "class": f"{kind.__module__}.{kind.__qualname__}",
+        "channels_last": _is_channels_last(net.model),
         "inputs": net.signature.to_json(),
         "space": _space_json(net.space),
         "orders": {name: list(order) for name, order in net.orders.items()},
@@ -141,6 +143,16 @@ def _is_shared(net: Supernet, entry: Entry) -> bool:
     return entry.spec == net.space.full and entry.private.keys() <= net.private
 
 
+def _is_channels_last(model: nn.Module) -> bool:
+    """Return whether convolution weights lie channels-last: rounding depends on it, and speed."""
+    return any(
+        p.dim() == 4
+        and p.is_contiguous(memory_format=torch.channels_last)
+        and not p.is_contiguous()
+        for p in model.parameters()
+    )
+
+
 def _unique_state(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
@@ -151,9 +163,7 @@ def _space_json(space: Space) -> dict[str, Any]:
             [axis.name, axis.size, axis.kind, list(axis.counts), axis.outer]
             for axis in space.axes.values()
         ],
-        "frozen": [
-            [f.parameter, f.dim, f.size, f.op, f.module, f.reason] for f in space.frozen
-        ],
+        "frozen": [[f.parameter, f.dim, f.size, f.op, f.module, f.reason] for f in space.frozen],
         "layouts": {
             name: [list(map(extents.to_json, layout.extents)), layout.parameter, layout.itemsize]
             for name, layout in space.layouts.items()
@@ -189,7 +199,9 @@ def _guarded(path: Path, read_it: Callable[[], T]) -> T:
 
 def _check_format(header: Mapping[str, Any], path: Path) -> None:
     if header.get("format") != "nestling":
-        raise FileError(f"{path} is no Nestling model file; give the .nest file that menu.save wrote")
+        raise FileError(
+            f"{path} is no Nestling model file; give the .nest file that menu.save wrote"
+        )
     if header.get("version") != VERSION:
         raise FileError(
             f"{path} has format version {header.get('version')!r}, but this Nestling reads version "
@@ -205,11 +217,11 @@ def _menu(
     module = _module(header, path, model)
     _check_fit(module, space, shared, path)
     _fill(module, shared)
+    if header["channels_last"] is True:
+        module.to(memory_format=torch.channels_last)
     orders = {name: _permutation(header["orders"][name], a.size) for name, a in space.axes.items()}
     private = frozenset(str(name) for name in _items(header["private"]))
-    net = Supernet.restore(
-        module, space, orders, private, Signature.from_json(header["inputs"])
-    )
+    net = Supernet.restore(module, space, orders, private, Signature.from_json(header["inputs"]))
     entries = []
     for row in _items(header["menu"]):
         checked = _row(space, row)
@@ -242,9 +254,7 @@ def _module(header: Mapping[str, Any], path: Path, model: nn.Module | None) -> n
     return build(str(maker["name"]), dict(maker["arguments"]))
 
 
-def _check_fit(
-    module: nn.Module, space: Space, shared: Mapping[str, Tensor], path: Path
-) -> None:
+def _check_fit(module: nn.Module, space: Space, shared: Mapping[str, Tensor], path: Path) -> None:
     """Check that the module, the space and the stored weights agree, name by name."""
     state = _unique_state(module)
     for name in state.keys() | shared.keys() | space.layouts.keys():

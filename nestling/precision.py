@@ -52,7 +52,9 @@ def choose(name: str, device: torch.device, model: nn.Module) -> Precision:
         ModelError: the name is unknown.
     """
     if name not in NAMES:
-        raise ModelError(f"precision= is one of {', '.join(NAMES)}, not {name!r}{did_you_mean(name, NAMES)}")
+        raise ModelError(
+            f"precision= is one of {', '.join(NAMES)}, not {name!r}{did_you_mean(name, NAMES)}"
+        )
     pictures = any(isinstance(module, nn.Conv2d) for module in model.modules())
     layout = torch.channels_last if pictures else torch.contiguous_format
     floats = all(p.dtype == torch.float32 for p in model.parameters() if p.is_floating_point())

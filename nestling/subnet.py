@@ -321,9 +321,7 @@ def pack(subnet: nn.Module) -> nn.Module:
     return twin
 
 
-def rebind(
-    subnet: nn.Module, model: nn.Module, gradients: Mapping[str, SharedGradient]
-) -> None:
+def rebind(subnet: nn.Module, model: nn.Module, gradients: Mapping[str, SharedGradient]) -> None:
     """Point a live subnet at the model's parameters again, after these were moved or replaced."""
     tie = binding(subnet)
     if tie is None:

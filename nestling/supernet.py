@@ -417,7 +417,9 @@ def _check_named_steps(space: Space, step: object) -> None:
     if isinstance(step, Mapping):
         for name in step:
             if name not in space.axes:
-                raise SpecError(f"step= names the unknown axis {name!r}{did_you_mean(name, space.axes)}")
+                raise SpecError(
+                    f"step= names the unknown axis {name!r}{did_you_mean(name, space.axes)}"
+                )
 
 
 def _check_order(space: Space, name: str, order: Sequence[int]) -> None:
@@ -460,7 +462,13 @@ def _first_run(model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) ->
 
 
 def _plain(returned: Any) -> Any:
-    return vars(returned) if hasattr(returned, "__dict__") and not isinstance(returned, Tensor) and not isinstance(returned, Mapping) else returned
+    return (
+        vars(returned)
+        if hasattr(returned, "__dict__")
+        and not isinstance(returned, Tensor)
+        and not isinstance(returned, Mapping)
+        else returned
+    )
 
 
 def _picker(outputs: Any) -> Callable[[Any], Any]:
@@ -473,7 +481,8 @@ def _picker(outputs: Any) -> Callable[[Any], Any]:
     def pick(returned: Any) -> Any:
         try:
             return [
-                returned[key] if not isinstance(key, str) or isinstance(returned, Mapping)
+                returned[key]
+                if not isinstance(key, str) or isinstance(returned, Mapping)
                 else getattr(returned, key)
                 for key in keys
             ]

@@ -169,8 +169,12 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """Return what a resumed run must have been started with."""
         length = len(self.train)  # type: ignore[arg-type]
-        return {"epochs": self.epochs, "seed": self.seed, "batches": length,
-                "precision": str(self.precise)}
+        return {
+            "epochs": self.epochs,
+            "seed": self.seed,
+            "batches": length,
+            "precision": str(self.precise),
+        }
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one.
@@ -226,9 +230,7 @@ class _Loop:
         self.resumed = found
         return epoch, batch
 
-    def epoch(
-        self, objective: Objective, epoch: int, start: int, stop: threading.Event
-    ) -> None:
+    def epoch(self, objective: Objective, epoch: int, start: int, stop: threading.Event) -> None:
         """Make all steps of an epoch from batch `start` on."""
         data = self._data(epoch, start)
         for batch, item in enumerate(data, start):

@@ -60,7 +60,10 @@ def _sizes_of(
     norms = (nn.modules.batchnorm._NormBase,)
     match module:
         case nn.Linear():
-            return [("out_features", None, dim("weight", 0)), ("in_features", None, dim("weight", 1))]
+            return [
+                ("out_features", None, dim("weight", 0)),
+                ("in_features", None, dim("weight", 1)),
+            ]
         case nn.modules.conv._ConvNd():
             return _conv_sizes(module, dim, passed)
         case nn.Embedding():

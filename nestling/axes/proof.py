@@ -265,7 +265,9 @@ class Prover:
             self._reference(space, counts)
         by_atom = self._by_atom(counts)
         calls = []
-        for (path, expressions), (_, tensors) in zip(self.discovery.trace.calls, found, strict=True):
+        for (path, expressions), (_, tensors) in zip(
+            self.discovery.trace.calls, found, strict=True
+        ):
             pairs = zip(tensors, expressions, strict=True)
             calls.append(Call(path, tuple(_cut(t, e, by_atom) for t, e in pairs)))
         return calls
@@ -484,9 +486,7 @@ def _is_cut(expression: Expression, counts: Mapping[Atom, int]) -> bool:
     return len(kept(expression, counts)) < expression.size
 
 
-def _cut(
-    tensor: Tensor, expressions: Sequence[Expression], counts: Mapping[Atom, int]
-) -> Tensor:
+def _cut(tensor: Tensor, expressions: Sequence[Expression], counts: Mapping[Atom, int]) -> Tensor:
     for dim, expression in enumerate(expressions):
         if _is_cut(expression, counts):
             index = torch.tensor(kept(expression, counts), device=tensor.device)

@@ -214,7 +214,9 @@ def module_paths(model: nn.Module, record: Trace) -> Iterator[None]:
         handles.append(
             module.register_forward_pre_hook(lambda *_, path=path: enter(path), prepend=True)
         )
-        handles.append(module.register_forward_hook(lambda *given: leave(given[-1]), always_call=True))
+        handles.append(
+            module.register_forward_hook(lambda *given: leave(given[-1]), always_call=True)
+        )
     try:
         yield
     finally:

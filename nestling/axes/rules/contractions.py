@@ -43,9 +43,7 @@ def _contract(trace: Any, left: Tensor, right: Tensor) -> list[Expression]:
 
 
 @rule("linear")
-def linear(
-    trace: Any, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None
-) -> None:
+def linear(trace: Any, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
     """`x @ weight.T + bias`."""
     w = trace.of(weight)
     trace.unify(trace.of(x)[-1], w[1])
