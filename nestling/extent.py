@@ -133,6 +133,15 @@ def axes_of(extent: Extent) -> Iterator[str]:
                 yield from axes_of(part)
 
 
+def parts_of(extent: Extent) -> Iterator[Extent]:
+    """Yield the extent and everything that it is made of, outside in."""
+    yield extent
+    match extent:
+        case Product(inner) | Concat(inner):
+            for part in inner:
+                yield from parts_of(part)
+
+
 def substitute(extent: Extent, replace: Callable[[Along], Extent]) -> Extent:
     """Return the extent with every axis replaced (to freeze, to rename or to tie axes)."""
     match extent:

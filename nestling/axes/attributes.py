@@ -12,7 +12,7 @@ from typing import TypeAlias
 from torch import nn
 
 from nestling.axes.tracer import SizeArgument
-from nestling.extent import Extent, Fixed, Product, axes_of
+from nestling.extent import Extent, Fixed, Product, axes_of, parts_of
 from nestling.spec import Attribute, Layout
 
 Dims: TypeAlias = Callable[[str, int], Extent | None]
@@ -80,8 +80,15 @@ def _sizes_of(
         case nn.PReLU():
             return [("num_parameters", None, dim("weight", 0))]
         case _ if isinstance(module, norms):
-            return [("num_features", None, dim("weight", 0) or dim("running_mean", 0))]
+            own = dim("weight", 0) or dim("running_mean", 0)
+            return [("num_features", None, own or _passed_part(module.num_features, passed))]
     return []
+
+
+def _passed_part(value: int, passed: Sequence[tuple[SizeArgument, Extent]]) -> Extent | None:
+    """Return the elastic part of that size in what a layer without weights passed to its ops."""
+    parts = (part for _, extent in passed for part in parts_of(extent))
+    return next((part for part in parts if part.size == value and any(axes_of(part))), None)
 
 
 def _conv_sizes(

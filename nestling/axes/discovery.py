@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from nestling.axes import expression as algebra
 from nestling.axes.attributes import known_attributes
 from nestling.axes.expression import Atom, Expression, Reason, Times
+from nestling.axes.structure import tensors_in
 from nestling.axes.tracer import SizeArgument, Trace, trace
 from nestling.extent import Along, Concat, Extent, Fixed, Product, axes_of
 from nestling.spec import Axis, Frozen, Layout, Space, Work, allowed_counts
@@ -58,7 +58,7 @@ def discover(
         step: what the counts go in, for all axes or by axis name.
     """
     record, tensors, returned = trace(model, args, kwargs)
-    needed = [leaf for leaf in tree_leaves(outputs(returned)) if isinstance(leaf, Tensor)]
+    needed = tensors_in(outputs(returned))
     for tensor in needed:
         for expression in record.of(tensor):
             algebra.freeze(expression, Reason("size of the model's output"))
@@ -219,16 +219,20 @@ def _frozen(model: nn.Module, tensors: Mapping[str, list[Expression]]) -> list[F
     rows = []
     for name, parameter in model.named_parameters():
         for dim, expression in enumerate(tensors[name]):
-            atoms = [a for a in algebra.atoms(algebra.normal(expression)) if a.size > 1]
-            reasons = [atom.frozen for atom in atoms]
-            reason = next((r for r in reasons if r is not None), None)
-            if reason is None or len([r for r in reasons if r]) < len(reasons):
-                continue
-            if reason.text == "kernel size":
-                continue
-            size = parameter.shape[dim]
-            rows.append(Frozen(name, dim, size, reason.op, reason.module, reason.text))
+            reason = _why_frozen(expression)
+            if reason is not None and reason.text != "kernel size":
+                size = parameter.shape[dim]
+                rows.append(Frozen(name, dim, size, reason.op, reason.module, reason.text))
     return rows
+
+
+def _why_frozen(expression: Expression) -> Reason | None:
+    """Return why nothing of a dimension can be cut; None if something can."""
+    if expression.size == 1 or algebra.live(expression):
+        return None
+    reasons = [atom.frozen for atom in algebra.atoms(expression) if atom.size > 1]
+    single = Reason("it is coupled with parts of itself, down to single units")
+    return next((reason for reason in reasons if reason is not None), single)
 
 
 def _works(record: Trace, names: Mapping[Atom, str], batch: int) -> list[Work]:
@@ -240,7 +244,7 @@ def _works(record: Trace, names: Mapping[Atom, str], batch: int) -> list[Work]:
 
 def _batch(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
     """Return the number of examples in the inputs: the first dimension of the first tensor."""
-    for leaf in tree_leaves((args, kwargs)):
-        if isinstance(leaf, Tensor) and leaf.dim():
+    for leaf in tensors_in((args, kwargs)):
+        if leaf.dim():
             return max(leaf.shape[0], 1)
     return 1

@@ -162,7 +162,7 @@ def split(expression: Expression, at: int) -> tuple[Expression, Expression] | No
 def unify(one: Expression, other: Expression, reason: Reason) -> None:
     """Make two expressions the same; what cannot be made the same is frozen, for `reason`."""
     one, other = normal(one), normal(other)
-    if one is other:
+    if one is other or one.size == other.size == 0:
         return
     if one.size != other.size:
         _clash(one, other, "sizes differ", reason)
@@ -178,6 +178,16 @@ def unify(one: Expression, other: Expression, reason: Reason) -> None:
         _unify_join_with_times(one, other, reason)
     elif isinstance(one, Times) and isinstance(other, Join):
         _unify_join_with_times(other, one, reason)
+
+
+def count(expression: Expression, counts: Mapping[Atom, int]) -> int:
+    """Return how many entries of a traced dimension are kept, given a count per atom."""
+    expression = find(expression)
+    if isinstance(expression, Atom):
+        return counts.get(expression, expression.size)
+    if isinstance(expression, Join):
+        return sum(count(part, counts) for part in expression.parts)
+    return math.prod(count(factor, counts) for factor in expression.factors)
 
 
 def kept(expression: Expression, counts: Mapping[Atom, int]) -> list[int]:

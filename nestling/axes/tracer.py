@@ -20,6 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from nestling.axes import expression as algebra
 from nestling.axes.expression import Expression, Reason, constant, live
 from nestling.axes.rules import RULES, Rule, lookup
+from nestling.axes.structure import tensors_in
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,11 @@ class Trace:
         works: (module, expressions) of every contraction: its multiply-accumulates.
         replays: op number to replay, for ops whose value depends on the number of units.
         calls: (module, expressions of the tensors it returned), in the order of the calls' ends.
+        names: names of all ops, in the order in which they ran.
+        precision: the coarsest floating type that values passed through on their way.
         module: path of the module that is running.
         op: name of the op that is being traced.
+        present: set by a rule whose op must see the kept units only, this time (see `replay`).
     """
 
     weights: dict[int, str] = field(default_factory=dict)
@@ -62,9 +66,11 @@ class Trace:
     works: list[tuple[str, tuple[Expression, ...]]] = field(default_factory=list)
     replays: dict[int, Replay] = field(default_factory=dict)
     calls: list[tuple[str, list[list[Expression]]]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    precision: torch.dtype = torch.float64
     module: str = ""
     op: str = ""
-    ops: int = 0
+    present: bool = False
 
     def __post_init__(self) -> None:
         # Weak: a strong reference to an activation changes use counts and with them the ops run.
@@ -73,7 +79,8 @@ class Trace:
     def of(self, tensor: Tensor) -> list[Expression]:
         """Return the expressions of a tensor's dimensions; an unknown tensor is constant."""
         if tensor not in self._expressions:
-            self.put(tensor, [constant(n, "size of an input") for n in tensor.shape])
+            text = "meets a tensor that is neither parameter, buffer nor input"
+            self.put(tensor, [constant(n, text) for n in tensor.shape])
         return list(self._expressions[tensor])
 
     def knows(self, tensor: Tensor) -> bool:
@@ -84,7 +91,7 @@ class Trace:
         """Give a tensor's dimensions their expressions."""
         found = [algebra.find(expression) for expression in expressions]
         if [expression.size for expression in found] != list(tensor.shape):
-            raise AssertionError(f"rule for {self.op}: {found} for shape {tuple(tensor.shape)}")
+            raise ValueError(f"{found} for the shape {tuple(tensor.shape)}")
         self._expressions[tensor] = found
 
     def reason(self, text: str) -> Reason:
@@ -110,6 +117,10 @@ class Trace:
     def work(self, expressions: Sequence[Expression]) -> None:
         """Note multiply-accumulates: the product of the expressions' sizes."""
         self.works.append((self.module, tuple(expressions)))
+
+    def replay(self) -> None:
+        """Let the proof evaluate this op over the kept units only, as for `Rule.replayed`."""
+        self.present = True
 
     def is_weight(self, tensor: Tensor) -> bool:
         """Return whether a tensor is a view of a parameter."""
@@ -141,21 +152,28 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         trace = self.trace
-        trace.ops += 1
         name = func.overloadpacket.__name__
         trace.op = name if name.endswith("__") else name.rstrip("_")
+        trace.present = False
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         before = tuple(tuple(trace.of(tensor)) for tensor in inputs)
         trace.touched.update(_storage(tensor) for tensor in inputs)
         rule = lookup(func)
-        if rule is not None:
-            rule.couple(trace, out, *args, **kwargs)
+        if rule is None:
+            text = f"no rule for the op {trace.op!r}"
+            _give_up(trace, before, [t for t in outputs if not trace.knows(t)], text)
         else:
-            _unknown(trace, before, outputs)
-        if rule is not None and rule.replayed:
+            try:
+                rule.couple(trace, out, *args, **kwargs)
+            except Exception as error:  # noqa: BLE001  (a rule that does not fit freezes)
+                text = f"the rule for {trace.op!r} does not fit: {error}"
+                _give_up(trace, before, outputs, text)
+        if rule is not None and (rule.replayed or trace.present):
             after = tuple(tuple(trace.of(tensor)) for tensor in outputs)
-            trace.replays[trace.ops] = Replay(name, rule, before, after)
+            trace.replays[len(trace.names)] = Replay(name, rule, before, after)
+        trace.names.append(name)
+        trace.precision = _coarser(trace.precision, inputs, outputs)
         return out
 
 
@@ -164,6 +182,7 @@ def run(
 ) -> Any:
     """Run a model without gradients, in evaluation mode as it is, under a dispatch mode."""
     with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))  # it would hide views and in-place ops
         stack.enter_context(torch.no_grad())
         stack.enter_context(_no_attention_fast_path())
         if mode is not None:
@@ -179,6 +198,8 @@ def trace(
     Every dimension of a floating-point parameter or buffer starts as a fresh atom.
     """
     record = Trace()
+    for tensor in tensors_in((args, kwargs)):
+        record.put(tensor, [constant(n, "size of an input") for n in tensor.shape])
     held: dict[str, Tensor] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         held[name] = tensor
@@ -187,6 +208,8 @@ def trace(
             tensor,
             [algebra.Atom(n) if loose and n > 1 else constant(n) for n in tensor.shape],
         )
+        if loose and torch.finfo(tensor.dtype).eps > torch.finfo(record.precision).eps:
+            record.precision = tensor.dtype
         if isinstance(tensor, nn.Parameter):
             record.weights[_storage(tensor)] = name
     with module_paths(model, record):
@@ -206,8 +229,8 @@ def module_paths(model: nn.Module, record: Trace) -> Iterator[None]:
         record.module = path
 
     def leave(returned: Any) -> None:
-        tensors = [leaf for leaf in tree_leaves(returned) if isinstance(leaf, Tensor)]
-        record.calls.append((stack.pop(), [record.of(tensor) for tensor in tensors]))
+        expressions = [record.of(tensor) for tensor in tensors_in(returned)]
+        record.calls.append((stack.pop(), expressions))
         record.module = stack[-1]
 
     for path, module in model.named_modules():
@@ -235,17 +258,29 @@ def _no_attention_fast_path() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-def _unknown(
-    record: Trace, before: Sequence[Sequence[Expression]], outputs: Sequence[Tensor]
+def _give_up(
+    record: Trace, before: Sequence[Sequence[Expression]], outputs: Sequence[Tensor], text: str
 ) -> None:
+    """Freeze what an op touches, and make its outputs constant."""
     for expressions in before:
         for expression in expressions:
             if live(expression):
-                record.freeze(expression, f"no rule for the op {record.op!r}")
+                record.freeze(expression, text)
     for tensor in outputs:
-        if not record.knows(tensor):
-            text = f"made by the op {record.op!r}, which has no rule"
-            record.put(tensor, [constant(n, text, record.op, record.module) for n in tensor.shape])
+        record.put(tensor, [constant(n, text, record.op, record.module) for n in tensor.shape])
+
+
+def _coarser(
+    known: torch.dtype, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> torch.dtype:
+    """Return the coarsest floating type by which values were rounded so far."""
+    wide = [torch.finfo(t.dtype).eps for t in inputs if t.is_floating_point() and t.dim()]
+    for tensor in outputs:
+        if tensor.is_floating_point() and wide:
+            eps = torch.finfo(tensor.dtype).eps
+            if eps > min(wide) and eps > torch.finfo(known).eps:
+                known = tensor.dtype
+    return known
 
 
 def _freeze_untouched(record: Trace, held: dict[str, Tensor]) -> None:

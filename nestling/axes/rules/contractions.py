@@ -39,6 +39,8 @@ def _contract(trace: Any, left: Tensor, right: Tensor) -> list[Expression]:
     trace.work([*batch, *rows, *columns, inner])
     if columns and trace.is_weight(right):
         trace.produce(columns[0], "neurons")
+    if not trace.is_weight(right) and not trace.is_weight(left):
+        trace.replay()  # neither side is masked: what a cut unit holds must not count
     return [*batch, *rows, *columns]
 
 
@@ -52,48 +54,56 @@ def linear(trace: Any, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | No
     expressions = [*trace.of(x)[:-1], w[0]]
     trace.work([*expressions, w[1]])
     trace.produce(w[0], "neurons")
+    if not trace.is_weight(weight):
+        trace.replay()
     trace.put(out, expressions)
 
 
-@rule("convolution", "_convolution", "cudnn_convolution", "mkldnn_convolution", "conv2d")
+def _conv_sizes(args: list[Any], kwargs: dict[str, Any]) -> None:
+    if args[8] > 1:  # groups; a transposed convolution does not tell its groups by its shapes
+        if args[6]:
+            raise ValueError("a grouped transposed convolution with computed weights")
+        args[8] = args[0].shape[1] // args[1].shape[1]
+
+
+@rule("convolution", "_convolution", resize=_conv_sizes)
 def convolution(
     trace: Any,
     out: Tensor,
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    transposed: bool = False,
-    output_padding: Any = 0,
-    groups: int = 1,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
     *args: Any,
 ) -> None:
     """Channels in and out; with groups both are (groups, channels of one group)."""
     inputs, w = trace.of(x), trace.of(weight)
     for kernel in w[2:]:
         trace.freeze(kernel, "kernel size")
+    for space in inputs[2:]:
+        trace.freeze(space, "space")
     group: Expression = Atom(groups) if groups > 1 else constant(1)
     if groups > 1:
         trace.size(groups, group)
-    if transposed:  # weight is (groups * channels in, channels out of one group, ...)
-        trace.unify(inputs[1], w[0])
-        trace.unify(w[0], times([group, Atom(weight.shape[0] // groups)]))
-        channels = times([group, w[1]])
-    else:  # weight is (groups * channels out of one group, channels in of one group, ...)
-        trace.unify(w[0], times([group, Atom(weight.shape[0] // groups)]))
-        trace.unify(inputs[1], times([group, w[1]]))
-        channels = w[0]
+    trace.unify(w[0], times([group, Atom(weight.shape[0] // groups)]))
+    within = times([group, w[1]])
+    taken, channels = (w[0], within) if transposed else (within, w[0])
+    trace.unify(inputs[1], taken)
     if bias is not None:
         trace.unify(trace.of(bias)[0], channels)
-    spatial = (x if transposed else out).shape[2:]
-    trace.work([inputs[0], *map(constant, spatial), *w])
+    trace.work([inputs[0], *map(constant, (x if transposed else out).shape[2:]), *w])
     inputs_of_group = weight.shape[0] // groups if transposed else weight.shape[1]
     if groups == 1 or inputs_of_group > 1:  # a depthwise convolution only passes channels on
         trace.produce(channels, "channels")
         if groups > 1:
             trace.produce(group, "paths")
+    if not trace.is_weight(weight):
+        trace.replay()
     trace.put(out, [inputs[0], channels, *(constant(n, "space") for n in out.shape[2:])])
 
 

@@ -84,7 +84,20 @@ def group_norm(
 
 
 @rule(
-    *("mean", "sum", "var", "var_mean", "std", "amax", "amin", "max", "min", "argmax", "argmin"),
+    *(
+        "mean",
+        "sum",
+        "var",
+        "var_mean",
+        "std",
+        "std_mean",
+        "amax",
+        "amin",
+        "max",
+        "min",
+        "argmax",
+        "argmin",
+    ),
     *("all", "any", "prod", "logsumexp", "linalg_vector_norm", "norm", "nansum"),
     replayed=True,
 )
@@ -95,6 +108,9 @@ def reduction(trace: Any, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> Non
     if rest and isinstance(rest[0], Tensor):  # max(x, other) is pointwise
         return trace.pointwise(out, x, *args, **kwargs)
     dims = trace.dims(dim, x)
+    if trace.op in ("argmax", "argmin"):
+        for i in dims:
+            trace.freeze(trace.of(x)[i], "its units are told apart by number")
     for result in tree_leaves(out):
         if isinstance(result, Tensor):
             keep = result.dim() == x.dim()
@@ -107,6 +123,14 @@ def reduction(trace: Any, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> Non
                 ],
             )
     return None
+
+
+@rule("_weight_norm_interface", replayed=True)
+def weight_norm(trace: Any, out: Any, v: Tensor, g: Tensor, dim: int = 0) -> None:
+    """`g * v / |v|`: a norm for each unit of one dimension, over all other dimensions."""
+    trace.unify(trace.of(v)[dim], trace.of(g)[dim])
+    trace.put(out[0], trace.of(v))
+    trace.put(out[1], trace.of(g))
 
 
 @rule("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax", replayed=True)

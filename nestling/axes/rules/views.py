@@ -204,10 +204,42 @@ def pad(trace: Any, out: Tensor, x: Tensor, amounts: Sequence[int], *args: Any) 
     trace.put(out, expressions)
 
 
+@rule("glu")
+def glu(trace: Any, out: Tensor, x: Tensor, dim: int = -1) -> None:
+    """The first half of a dimension, gated by the second."""
+    expressions = list(trace.of(x))
+    half = out.shape[dim]
+    gated = piece(trace, expressions[dim], 0, half)
+    trace.unify(gated, piece(trace, trace.of(x)[dim], half, 2 * half))
+    expressions[dim] = gated
+    trace.put(out, expressions)
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(trace: Any, out: Tensor, x: Tensor, groups: int) -> None:
+    """Channels (groups, n) become (n, groups)."""
+    expressions = list(trace.of(x))
+    group, inside = Atom(groups), Atom(x.shape[1] // groups)
+    trace.unify(expressions[1], times([group, inside]))
+    trace.size(groups, group)
+    expressions[1] = times([inside, group])
+    trace.put(out, expressions)
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(trace: Any, out: Tensor, x: Tensor, factor: int) -> None:
+    """Each channel becomes (factor, factor) channels."""
+    for space in trace.of(x)[-2:]:
+        trace.freeze(space, "space")
+    square = constant(factor * factor, "pixel unshuffle")
+    channels = times([trace.of(x)[-3], square])
+    trace.put(out, [*trace.of(x)[:-3], channels, *map(constant, out.shape[-2:])])
+
+
 @rule("pixel_shuffle")
 def pixel_shuffle(trace: Any, out: Tensor, x: Tensor, factor: int) -> None:
     """Channels are (c, factor, factor); the factors go into space."""
-    channels = Atom(out.shape[-3])
+    channels = Atom(out.shape[-3]) if out.shape[-3] > 1 else constant(1)
     square = constant(factor * factor, "pixel shuffle")
     trace.unify(trace.of(x)[-3], times([channels, square]))
     trace.put(out, [*trace.of(x)[:-3], channels, *map(constant, out.shape[-2:])])
