@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from nestling.errors import DataError
+from nestling.errors import DataError, NestlingError
 
 
 def inputs_of(batch: Any) -> Any:
@@ -45,7 +46,7 @@ def forward(model: nn.Module, inputs: Any) -> Any:
 
 def size(inputs: Any) -> int:
     """Return the number of examples: the first dimension of the first tensor."""
-    for leaf in tree_leaves(inputs):
+    for leaf in tree_leaves(_plain(inputs)):
         if isinstance(leaf, Tensor) and leaf.dim():
             return int(leaf.shape[0])
     return 1
@@ -63,4 +64,62 @@ def move(
             return leaf.to(device, memory_format=memory_format)
         return leaf.to(device)
 
-    return tree_map(change, inputs)
+    return tree_map(change, _plain(inputs))
+
+
+def check_finite(inputs: Any) -> None:
+    """Check that inputs hold finite numbers; one of several may hold -inf, as masks do.
+
+    Raises:
+        DataError: NaN or infinity.
+    """
+    leaves = [leaf for leaf in tree_leaves(_plain(inputs)) if isinstance(leaf, Tensor)]
+    for leaf in leaves:
+        if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
+            masked = len(leaves) > 1 and not bool((leaf.isnan() | leaf.isposinf()).any())
+            if not masked:
+                raise DataError(
+                    "inputs must be finite numbers, but a batch of shape "
+                    f"{tuple(leaf.shape)} holds NaN or infinity; clean the data"
+                )
+
+
+@contextmanager
+def blamed(rule: str, *given: Any) -> Iterator[None]:
+    """Turn what a block raises into one error that names what it was given.
+
+    Args:
+        rule: what must hold, such as "the model must accept its inputs".
+        *given: the inputs and targets; their shapes are named.
+
+    Raises:
+        DataError: the block failed; the original error is its cause.
+    """
+    try:
+        yield
+    except NestlingError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise DataError(f"{rule}, but it fails on {shapes(given)}: {what}") from error
+
+
+def shapes(given: Any) -> str:
+    """Return the shapes and dtypes of all tensors, as an error names them.
+
+    Example:
+        >>> shapes((torch.zeros(2, 3), "text"))
+        '(2, 3) float32, str'
+    """
+    shown = [
+        f"{tuple(leaf.shape)} {str(leaf.dtype).removeprefix('torch.')}"
+        if isinstance(leaf, Tensor)
+        else type(leaf).__name__
+        for leaf in tree_leaves(_plain(given))
+    ]
+    return ", ".join(shown) or "nothing"
+
+
+def _plain(inputs: Any) -> Any:
+    """Return any mapping as a dictionary: torch looks into no other kind of mapping."""
+    return dict(inputs) if isinstance(inputs, Mapping) else inputs

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from nestling import container
-from nestling.errors import FileError
+from nestling.errors import FileError, ModelError
 
 VERSION = 1
 
@@ -33,7 +34,7 @@ class RandomState:
     def now(cls) -> RandomState:
         """Return the present states."""
         version, words, gauss = random.getstate()
-        _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+        _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
         tensors = {
             "torch": torch.get_rng_state(),
             "python": torch.tensor(words, dtype=torch.int64),
@@ -49,16 +50,38 @@ class RandomState:
         return cls(tensors, header)
 
     def restore(self) -> None:
-        """Put the generators back into these states."""
-        torch.set_rng_state(self.tensors["torch"])
-        version, gauss = self.header["python"]
-        random.setstate((version, tuple(self.tensors["python"].tolist()), gauss))
-        position, has_gauss, cached = self.header["numpy"]
-        keys = self.tensors["numpy"].numpy().astype(np.uint32)
-        np.random.set_state(("MT19937", keys, position, has_gauss, cached))
-        for index in range(torch.cuda.device_count()):
-            if f"cuda{index}" in self.tensors:
-                torch.cuda.set_rng_state(self.tensors[f"cuda{index}"], index)
+        """Put the generators back into these states.
+
+        Raises:
+            FileError: the states, read from a file, are none.
+        """
+        try:
+            torch.set_rng_state(self.tensors["torch"])
+            version, gauss = self.header["python"]
+            random.setstate((version, tuple(self.tensors["python"].tolist()), gauss))
+            position, has_gauss, cached = self.header["numpy"]
+            keys = self.tensors["numpy"].numpy().astype(np.uint32)
+            np.random.set_state(("MT19937", keys, position, has_gauss, cached))
+            for index in range(torch.cuda.device_count()):
+                if f"cuda{index}" in self.tensors:
+                    torch.cuda.set_rng_state(self.tensors[f"cuda{index}"], index)
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise FileError(
+                f"the checkpoint holds no valid random states ({error}); start the training anew"
+            ) from error
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global random generators of torch, Python and NumPy.
+
+    Raises:
+        ModelError: the seed is no whole number from 0 to 2**63 - 1.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ModelError(f"seed= is a whole number from 0 to 2**63 - 1, but it is {seed!r}")
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 @dataclass
@@ -66,7 +89,7 @@ class Checkpoint:
     """The state of a training run.
 
     Attributes:
-        header: JSON values: stage, epoch, step, what the run was started with, the log.
+        header: JSON values: stage, epoch, batch, what the run was started with, the log.
         weights: of what is being trained, by name.
         optimizer: the optimiser's state dict.
         results: weights of finished stages that trained stand-alone nets.
@@ -97,12 +120,13 @@ class Checkpoint:
                     tensors[f"optimizer/{index}/{key}"] = value
                 else:
                     numbers.setdefault(str(index), {})[key] = value
-        for moment, state in (("epoch", self.epoch_start), ("now", self.present)):
-            tensors |= {f"random/{moment}/{name}": t for name, t in state.tensors.items()}
+        for moment, random_state in (("epoch", self.epoch_start), ("now", self.present)):
+            named = random_state.tensors.items()
+            tensors |= {f"random/{moment}/{name}": tensor for name, tensor in named}
         header = {
             "checkpoint": VERSION,
             "run": self.header,
-            "optimizer": {"groups": self.optimizer.get("param_groups", []), "state": numbers},
+            "optimizer": {"groups": _numbers(self.optimizer["param_groups"]), "state": numbers},
             "random": {"epoch": self.epoch_start.header, "now": self.present.header},
         }
         container.write(path, header, tensors)
@@ -118,26 +142,45 @@ class Checkpoint:
         if header.get("checkpoint") != VERSION:
             raise FileError(
                 f"{path} is no checkpoint of version {VERSION} (it says "
-                f"{header.get('checkpoint')!r}); start the training anew"
+                f"{header.get('checkpoint')!r:.80}); start the training anew"
             )
-        grouped = _grouped(tensors)
         try:
-            state: dict[int, dict[str, Any]] = {}
-            for key, tensor in grouped.get("optimizer", {}).items():
-                index, _, name = key.partition("/")
-                state.setdefault(int(index), {})[name] = tensor
-            for text, values in header["optimizer"]["state"].items():
-                state.setdefault(int(text), {}).update(values)
-            results: dict[str, dict[str, Tensor]] = {}
-            for key, tensor in grouped.get("results", {}).items():
-                stage, _, name = key.partition("/")
-                results.setdefault(stage, {})[name] = tensor
-            moments = {m: _random(grouped, header, m) for m in ("epoch", "now")}
-            groups = {"state": state, "param_groups": header["optimizer"]["groups"]}
-            weights = grouped.get("weights", {})
-            return cls(header["run"], weights, groups, moments["epoch"], moments["now"], results)
-        except (KeyError, TypeError, ValueError) as error:
+            _check_run(header["run"])
+            return cls._of(header, _grouped(tensors))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileError(f"{path} is no complete checkpoint ({error}); start anew") from error
+
+    @classmethod
+    def _of(
+        cls, header: Mapping[str, Any], grouped: Mapping[str, Mapping[str, Tensor]]
+    ) -> Checkpoint:
+        state: dict[int, dict[str, Any]] = {}
+        for key, tensor in grouped.get("optimizer", {}).items():
+            index, _, name = key.partition("/")
+            state.setdefault(int(index), {})[name] = tensor
+        for text, values in header["optimizer"]["state"].items():
+            state.setdefault(int(text), {}).update(values)
+        results: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in grouped.get("results", {}).items():
+            stage, _, name = key.partition("/")
+            results.setdefault(stage, {})[name] = tensor
+        epoch, now = (_random(grouped, header, moment) for moment in ("epoch", "now"))
+        optimizer = {"state": state, "param_groups": header["optimizer"]["groups"]}
+        weights = dict(grouped.get("weights", {}))
+        return cls(header["run"], weights, optimizer, epoch, now, results)
+
+
+def _numbers(value: Any) -> Any:
+    """Return the values of an optimiser as JSON holds them: a tensor of one number as a number."""
+    return tree_map(lambda leaf: leaf.item() if isinstance(leaf, Tensor) else leaf, value)
+
+
+def _check_run(run: Any) -> None:
+    kinds = {"facts": dict, "stage": int, "epoch": int, "batch": int, "alone": bool}
+    kinds |= {"log": list, "losses": list, "optimizer": dict, "first_loss": float}
+    for key, kind in kinds.items():
+        if not isinstance(run[key], kind):
+            raise ValueError(f"{key!r} is {run[key]!r:.80}")
 
 
 def _grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

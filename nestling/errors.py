@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class NestlingError(Exception):
-    """Base of every error that a user's input can cause; the command line prints it and exits with 2."""
+    """Base of every error that a user can cause; the command line prints it and exits with 2."""
 
 
 class ModelError(NestlingError, ValueError):

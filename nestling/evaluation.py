@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
@@ -29,7 +30,12 @@ def evaluate(module: nn.Module, data: Iterable[Any], metric: Metric = accuracy) 
         metric: mean score of a batch; the default is top-1 accuracy.
 
     Raises:
-        DataError: there is no batch, or a batch is no pair.
+        DataError: there is no batch; or a batch is no pair, does not fit, holds NaN, or has a
+            metric that is no finite number.
+
+    Example:
+        >>> nestling.evaluate(net.subnet(net.space.full), val)
+        0.9173
     """
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     modes = {each: each.training for each in module.modules()}
@@ -39,8 +45,9 @@ def evaluate(module: nn.Module, data: Iterable[Any], metric: Metric = accuracy) 
         with torch.no_grad():
             for batch in data:
                 inputs, targets = (batches.move(part, device) for part in batches.pair(batch))
+                batches.check_finite(inputs)
                 examples = batches.size(inputs)
-                total += float(metric(batches.forward(module, inputs), targets)) * examples
+                total += _scored(module, inputs, targets, metric) * examples
                 count += examples
     finally:
         for each, training in modes.items():
@@ -48,3 +55,16 @@ def evaluate(module: nn.Module, data: Iterable[Any], metric: Metric = accuracy) 
     if not count:
         raise DataError("evaluation needs at least one batch, but the data yields none")
     return total / count
+
+
+def _scored(module: nn.Module, inputs: Any, targets: Any, metric: Metric) -> float:
+    with batches.blamed("the model must accept the inputs of the data", inputs):
+        outputs = batches.forward(module, inputs)
+    with batches.blamed("metric= must give one number for (outputs, targets)", outputs, targets):
+        value = float(metric(outputs, targets))
+    if not math.isfinite(value):
+        raise DataError(
+            f"the metric of a batch must be finite, but it is {value}: the model's outputs or the "
+            "targets hold NaN or infinity; look at them, or train with a lower learning rate"
+        )
+    return value

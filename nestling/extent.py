@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 Counts: TypeAlias = Mapping[str, int]
 """Kept units per axis name; an axis that is missing keeps all of its units."""
 
+DEEPEST = 100  # levels of products and concatenations that are read from JSON
+
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
@@ -110,6 +112,8 @@ def kept_range(extent: Extent, counts: Counts) -> tuple[int, int] | None:
         >>> kept_range(Product((Fixed(3), Along("dim", 64))), {"dim": 32}) is None
         True
     """
+    if count(extent, counts) == 0:
+        return 0, 0
     match extent:
         case Fixed(size):
             return 0, size
@@ -174,15 +178,21 @@ def from_json(value: Any) -> Extent:
     Raises:
         ValueError: the value is not of that form.
     """
+    return _read(value, DEEPEST)
+
+
+def _read(value: Any, levels: int) -> Extent:
+    if levels == 0:
+        raise ValueError(f"not an extent: nested too deeply (more than {DEEPEST} levels)")
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return Fixed(value)
     match value:
         case ["axis", str(name), int(size)] if size > 0 and not isinstance(size, bool):
             return Along(name, size)
         case ["*", _, *_]:
-            return Product(tuple(map(from_json, value[1:])))
+            return Product(tuple(_read(part, levels - 1) for part in value[1:]))
         case ["+", _, *_]:
-            return Concat(tuple(map(from_json, value[1:])))
+            return Concat(tuple(_read(part, levels - 1) for part in value[1:]))
     raise ValueError(f"not an extent: {str(value)[:80]}")
 
 
@@ -224,17 +234,17 @@ def _product_range(factors: tuple[Extent, ...], counts: Counts) -> tuple[int, in
 
 
 def _concat_range(parts: tuple[Extent, ...], counts: Counts) -> tuple[int, int] | None:
-    start = stop = None
-    offset = 0
+    """At least one part keeps something."""
+    start, stop, offset = -1, -1, 0
     for part in parts:
         own = kept_range(part, counts)
         if own is None:
             return None
         if own[1] > own[0]:
-            if start is None:
+            if start < 0:
                 start = offset + own[0]
             elif stop != offset + own[0]:
                 return None
             stop = offset + own[1]
         offset += part.size
-    return (0, 0) if start is None or stop is None else (start, stop)
+    return start, stop

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from nestling import methods
 from nestling.checkpoint import RandomState
+from nestling.errors import ModelError
 from nestling.evaluation import Metric, accuracy
 from nestling.menu import Menu, menu_of
 from nestling.objectives.sandwich import Loss
@@ -51,14 +51,16 @@ def fit(
             Its learning rate is the peak of a warmed-up cosine schedule.
         precision: "auto" trains in bf16 with channels-last pictures where the device is faster so;
             "float32" and "bfloat16" force it.
-        checkpoint: file in which the state is saved after every epoch and on Ctrl-C or SIGTERM.
+        checkpoint: file in which the state is saved after every epoch and on Ctrl-C or SIGTERM; one
+            that is there is replaced, unless the run resumes.
         resume: go on from `checkpoint` if it exists, exactly as if there had been no break.
         progress: show progress on stderr.
         **options: of the method, such as `fractions=` of "uniform".
 
     Raises:
-        ModelError: an unknown method, a bad setting, or a training that diverged.
-        DataError: batches that are no pairs, or hold NaN.
+        ModelError: an unknown method or option, a bad setting, or a training that diverged.
+        DataError: batches that are no pairs, do not fit the model or the loss, or hold NaN.
+        SpecError: an option that asks for subnets that do not exist.
         FileError: a checkpoint that cannot be written or does not fit.
         Interrupted: Ctrl-C or SIGTERM, after the state was saved.
 
@@ -67,10 +69,10 @@ def fit(
         >>> menu.save("model.nest")
     """
     recipe = methods.find(method)
+    methods.check_options(method, recipe, options)
     before = RandomState.now()
     reporter = progress if isinstance(progress, Reporter) else Reporter(quiet=not progress)
     try:
-        random.seed(seed)
         run = Run(
             net,
             train,
@@ -82,15 +84,31 @@ def fit(
             precision=precision,
             checkpoint=None if checkpoint is None else Path(checkpoint),
             reporter=reporter,
+            settings={"method": method, "options": options},
         )
         if resume:
             run.resume()
         with reporter:
             reporter.say(f"training in {run.precise} on {run.device}")
             modules = recipe(run, **options)
-        reporter.say(f"measuring {len(modules)} subnets")
-        menu = menu_of(net, modules, val, calibrate=train, metric=metric)
+        menu = menu_of(net, modules, val, calibrate=run.calibration(), metric=metric, measure=False)
+        menu = _measured(menu, reporter)
     finally:
         before.restore()
     facts = {"method": method, "epochs": epochs, "seed": seed, "precision": str(run.precise)}
     return replace(menu, facts=facts)
+
+
+def _measured(menu: Menu, reporter: Reporter) -> Menu:
+    """Measure latencies, and say which subnets are not offered; training is never lost to it."""
+    reporter.say(f"measuring {len(menu)} subnets")
+    try:
+        menu = menu.measured()
+    except ModelError as error:
+        reporter.say(f"latencies were not measured: {error}")
+    for entry in menu:
+        if not entry.offered:
+            reporter.say(
+                f"{entry.name} is not offered: another subnet is clearly faster and as accurate"
+            )
+    return menu

@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nestling.batch import blamed, check_finite, inputs_of, move, shapes
 from nestling.costs import latency
 from nestling.costs.latency import Latency
-from nestling.errors import ModelError, SpecError, did_you_mean
+from nestling.errors import DataError, ModelError, SpecError, did_you_mean
 from nestling.evaluation import Metric, accuracy, evaluate
 from nestling.profile import Key, Profile, this_key
 from nestling.spec import Spec
 from nestling.subnet import binding, pack
 from nestling.supernet import Supernet
+from nestling.weights import cloned, fill, is_channels_last, lay_out, tensors_of
 
 CALIBRATION = 50  # batches of training data that measure a subnet's norm statistics
 LATENCY_SECONDS = 1.0  # longest time to measure one entry
@@ -91,7 +93,7 @@ class Menu:
 
     @property
     def full(self) -> Entry:
-        """The largest entry: fractions are shares of its MACs."""
+        """The largest entry: what runs when there is no budget."""
         return max(self.entries, key=lambda entry: entry.macs)
 
     def module(self, name: str) -> nn.Module:
@@ -100,13 +102,20 @@ class Menu:
         Raises:
             SpecError: there is no such entry, or the units were reordered since.
         """
-        entry = self[name]
+        self.check_order()
+        return module_of(self.net, self[name])
+
+    def check_order(self) -> None:
+        """Check that the units stand as they did when the menu was made.
+
+        Raises:
+            SpecError: they were reordered since.
+        """
         if self.order != self.net.order:
             raise SpecError(
                 "this menu was made before the supernet's units were reordered; make it again "
                 "with nestling.make_menu"
             )
-        return module_of(self.net, entry)
 
     def measured(
         self, batch: int = 1, *, seconds: float = LATENCY_SECONDS, precision: float = 0.03
@@ -119,20 +128,32 @@ class Menu:
             batch: examples in a call.
             seconds: longest time for one entry.
             precision: half width of the 95 % interval, relative to the median.
+
+        Raises:
+            ModelError: inputs cannot be made up, or the model fails on those that were.
+            SpecError: the units were reordered since the menu was made.
         """
+        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+            raise ModelError(f"batch= is a whole number of at least 1, but it is {batch!r}")
         signature = self.net.signature
         device = next(self.net.parameters()).device
         args, kwargs = signature.example(batch, device)
         calls = {}
         for entry in self.entries:
             calls[entry.name] = _call(self.module(entry.name), args, kwargs)
+            try:
+                calls[entry.name]()
+            except Exception as error:
+                raise ModelError(
+                    f"latency is measured on made-up inputs, and the model fails on "
+                    f"{shapes((args, kwargs))}: {error}; measure another batch, or do without "
+                    "(measure=False)"
+                ) from error
         synchronize = torch.cuda.synchronize if device.type == "cuda" else None
         table = latency.measure(
             calls, precision=precision, seconds=seconds * len(calls), synchronize=synchronize
         )
-        dtype = str(next(self.net.parameters()).dtype).removeprefix("torch.")
-        key = this_key(batch, device=device, dtype=dtype)
-        profile = self.profile.with_table(key, table)
+        profile = self.profile.with_table(self.key(batch), table)
         return replace(self, profile=profile, entries=settle_offers(self.entries, table))
 
     def latencies(self, batch: int = 1) -> Mapping[str, Latency]:
@@ -154,10 +175,8 @@ class Menu:
         digest = hashlib.sha256()
         for entry in self.entries:
             digest.update(repr((entry.name, entry.spec)).encode())
-        for name, tensor in sorted(self.net.state_dict().items()):
-            digest.update(name.encode())
-            flat = tensor.detach().cpu().contiguous().flatten()
-            digest.update(flat.view(torch.uint8).numpy().tobytes())
+            _digest(digest, entry.private)
+        _digest(digest, tensors_of(self.net.model))
         return digest.hexdigest()[:32]
 
     def save(self, path: str | Path) -> Path:
@@ -199,8 +218,10 @@ def make_menu(
         measure: whether to measure latencies at batch 1 now.
 
     Raises:
-        SpecError: an unknown axis or count, or two equal specs.
+        SpecError: an unknown axis or count, a name that is no plain text, or one spec under two
+            names.
         ModelError: the net has norm statistics, but `calibrate` is not given.
+        DataError: batches that do not fit, hold NaN, or are none.
 
     Example:
         >>> specs = [net.space.spec(fraction=f) for f in (1.0, 0.5, 0.25)]
@@ -225,13 +246,22 @@ def menu_of(
     metric: Metric = accuracy,
     measure: bool = True,
 ) -> Menu:
-    """Return a menu for modules that are subnets of a net or stand-alone nets of the same shapes."""
-    batches = _first(calibrate, CALIBRATION)
+    """Return a menu for modules that are subnets of a net or stand-alone nets of the same shapes.
+
+    Raises:
+        DataError: batches that do not fit, hold NaN, or are none.
+    """
+    if val is not None and iter(val) is val:
+        raise DataError(
+            f"val= is read once for every subnet, and a {type(val).__name__} can be read only "
+            "once; give a DataLoader or a list of batches"
+        )
+    batches = _first(calibrate, CALIBRATION) if net.private else []
     entries = []
     for name, (spec, module) in modules.items():
         tie = binding(module)
-        if batches and tie is not None and not tie.full:
-            net.recalibrate(module, batches)
+        if calibrate is not None and net.private and tie is not None and not tie.full:
+            _recalibrate(net, module, batches)
         score = None if val is None else evaluate(module, val, metric)
         costs = net.space.macs(spec), net.space.params(spec), net.space.bytes(spec)
         entries.append(Entry(name, spec, *costs, score, private=_private(net, module)))
@@ -264,48 +294,84 @@ def settle_offers(entries: Sequence[Entry], table: Mapping[str, Latency]) -> tup
 def module_of(net: Supernet, entry: Entry) -> nn.Module:
     """Return an entry's subnet in evaluation mode, holding the entry's own tensors."""
     module = net.subnet(entry.spec)
-    own = dict(entry.private)
-    parameters = dict(module.named_parameters())
-    if own.keys() & parameters.keys():
-        return _alone(module, own)
-    with torch.no_grad():
-        for name, buffer in module.named_buffers():
-            if name in own and own[name] is not buffer:
-                buffer.copy_(own[name])
+    own = entry.private
+    tie = binding(module)
+    if any(name in own for name, _ in module.named_parameters()):
+        return _alone(net, module, own)
+    if tie is None or not tie.full:  # the full net's statistics are the supernet's own
+        with torch.no_grad():
+            for name, buffer in module.named_buffers():
+                if name in own:
+                    buffer.copy_(own[name])
     return module.eval()
 
 
-def _alone(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+def _alone(net: Supernet, module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     packed = pack(module)
-    packed.load_state_dict(dict(tensors), strict=True)
+    fill(packed, tensors)
+    if is_channels_last(net.parameters()):
+        lay_out(packed, torch.channels_last)
     return packed.eval()
 
 
 def _private(net: Supernet, module: nn.Module) -> dict[str, Tensor]:
-    if binding(module) is None:
-        return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-    return {
-        name: buffer.detach().clone()
-        for name, buffer in module.named_buffers()
-        if name in net.private
-    }
+    tie = binding(module)
+    if tie is None:
+        return cloned(tensors_of(module))
+    own = {name: buffer for name, buffer in module.named_buffers() if name in net.private}
+    return {} if tie.full else cloned(own)
+
+
+def _recalibrate(net: Supernet, module: nn.Module, batches: Sequence[Any]) -> None:
+    if not batches:
+        raise DataError("calibrate= must yield at least one batch of training data, but has none")
+    device = next(net.parameters()).device
+    with blamed("the model must accept the inputs of calibrate=", inputs_of(batches[0])):
+        net.recalibrate(module, (move(inputs_of(batch), device) for batch in batches))
+
+
+def _digest(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in sorted(tensors.items()):
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(name.encode())
+        digest.update(memoryview(flat.view(torch.uint8).numpy()))  # type: ignore[arg-type]
 
 
 def _named(
     net: Supernet, specs: Iterable[Mapping[str, int]] | Mapping[str, Mapping[str, int]]
 ) -> dict[str, Spec]:
     space = net.space
-    if isinstance(specs, Mapping):
-        named = {str(name): space.spec(dict(spec)) for name, spec in specs.items()}
-    else:
-        named = names_for(net, [space.spec(dict(spec)) for spec in specs])
-    if not named:
+    if isinstance(specs, Spec) or not isinstance(specs, Iterable):
+        raise SpecError("specs= is a list of specs, or a mapping from names to them; write [spec]")
+    each = list(specs.values()) if isinstance(specs, Mapping) else list(specs)
+    if not each:
         raise SpecError(
-            "a menu has at least one spec, but none was given; try nestling.ladder(net.space)"
+            "a menu has at least one spec, but none was given; try "
+            "nestling.search.ladder(net.space)"
         )
-    if space.full not in named.values():
-        named = {"full": space.full, **named}
-    return named
+    for spec in each:
+        if not isinstance(spec, Mapping):
+            raise SpecError(f"a spec maps axis names to counts, but got {spec!r:.80}")
+    checked = [space.spec(dict(spec)) for spec in each]
+    if not isinstance(specs, Mapping):
+        named = names_for(net, checked)
+    else:
+        named = dict(zip(map(_checked_name, specs), checked, strict=True))
+        if len(set(checked)) < len(checked):
+            raise SpecError("each name of a menu stands for another spec, but two are equal")
+    if space.full in named.values():
+        return named
+    if "full" in named:
+        raise SpecError("the name 'full' is the full net's; give that spec another name")
+    return {"full": space.full, **named}
+
+
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 100:
+        raise SpecError(f"the name of an entry is a text of 1 to 100 characters, not {name!r:.120}")
+    if "/" in name:
+        raise SpecError(f"the name of an entry has no '/' in it, but it is {name!r}")
+    return name
 
 
 def names_for(net: Supernet, specs: Iterable[Spec]) -> dict[str, Spec]:
@@ -335,6 +401,7 @@ def _first(batches: Iterable[Any] | None, count: int) -> list[Any]:
         return []
     found = []
     for batch in batches:
+        check_finite(inputs_of(batch))
         found.append(batch)
         if len(found) == count:
             break

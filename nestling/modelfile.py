@@ -7,29 +7,38 @@ in it is executed; every number is bounded and checked before anything is alloca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nestling import container
-from nestling import extent as extents
 from nestling.errors import FileError, NestlingError
-from nestling.extent import Extent
+from nestling.header import (
+    items,
+    mapping,
+    name,
+    number,
+    permutation,
+    score,
+    space_from_json,
+    space_to_json,
+    text,
+)
 from nestling.menu import Entry, Menu
 from nestling.models import build, built
-from nestling.profile import Profile, beside
+from nestling.profile import ForeignProfile, Profile, beside
 from nestling.signature import Signature
-from nestling.spec import Attribute, Axis, Frozen, Layout, Space, Spec, Work
+from nestling.spec import Attribute, Space, Spec
 from nestling.supernet import Supernet
+from nestling.weights import fill, is_channels_last, lay_out, misfit, tensors_of
 
 VERSION = 1
-LARGEST = 1 << 40  # no size, count or figure in a header is larger
-MANY = 100_000  # nor has any list more items
-
-T = TypeVar("T")
+MOST_ENTRIES = 1_000
 
 
 def save(menu: Menu, path: Path) -> Path:
@@ -37,21 +46,24 @@ def save(menu: Menu, path: Path) -> Path:
 
     Raises:
         FileError: the path does not end in `.nest`, or the file cannot be written.
+        SpecError: the units were reordered since the menu was made.
     """
     if path.suffix != ".nest":
         raise FileError(f"a model file ends in .nest, but the path is {path}; rename it")
+    menu.check_order()
     net = menu.net
-    for entry in menu.entries[:1]:
-        menu.module(entry.name)  # refuses a menu of an older order
-    tensors = {f"weights/{name}": tensor for name, tensor in _unique_state(net.model).items()}
+    tensors = {f"weights/{key}": tensor for key, tensor in tensors_of(net.model).items()}
     for entry in menu.entries:
-        own = {} if _is_shared(net, entry) else entry.private
-        tensors |= {f"entries/{entry.name}/{name}": tensor for name, tensor in own.items()}
-    container.write(path, _header(menu), tensors)
+        tensors |= {f"entries/{entry.name}/{key}": own for key, own in entry.private.items()}
+    header = _header(menu)
+    with _guarded(f"cannot save {path}: the menu", "change what is saved"):
+        _check_header(header, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
+    container.write(path, header, tensors)
     if menu.profile.tables:
         menu.profile.save(beside(path))
     else:
-        beside(path).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # one that stays is not used: it has another identity
+            beside(path).unlink(missing_ok=True)
     return path
 
 
@@ -69,7 +81,22 @@ def read(path: str | Path, model: nn.Module | None = None) -> Menu:
     path = Path(path)
     header, tensors = container.read(path)
     _check_format(header, path)
-    return _guarded(path, lambda: _menu(header, tensors, path, model))
+    with guarded(path):
+        shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+        space, rows, signature = _check_header(header, shapes)
+        weights = _part(tensors, "weights/")
+        module = _module(header, path, model, space, weights)
+        fill(module, weights)
+        if header["channels_last"] is True:
+            lay_out(module, torch.channels_last)
+        axes = space.axes.items()
+        orders = {key: permutation(header["orders"][key], axis.size) for key, axis in axes}
+        private = frozenset(name(key) for key in items(header["private"]))
+        net = Supernet.restore(module, space, orders, private, signature)
+        entries = tuple(_entry(row, space, tensors) for row in rows)
+        profile = _profile(path, text(header["id"]))
+        facts = dict(mapping(header["facts"]))
+        return Menu(net, entries, text(header["metric"]), net.order, profile, facts)
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -81,17 +108,17 @@ def describe(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     header = container.read_header(path)
     _check_format(header, path)
-
-    def collect() -> dict[str, Any]:
-        space = _space(header["space"])
-        rows = [_row(space, row) for row in _items(header["menu"])]
+    with guarded(path):
+        space = space_from_json(header["space"])
+        rows = [_row(space, row) for row in items(header["menu"])]
         for row in rows:
             row.pop("private")
+        maker = header["builder"]
         return {
-            "format": header["version"],
-            "model": header["builder"] or {"class": header["class"]},
-            "metric": header["metric"],
-            "facts": header["facts"],
+            "format": VERSION,
+            "model": {"class": text(header["class"])} if maker is None else dict(mapping(maker)),
+            "metric": text(header["metric"]),
+            "facts": dict(mapping(header["facts"])),
             "axes": {
                 axis.name: {"size": axis.size, "kind": axis.kind, "counts": list(axis.counts)}
                 for axis in space.axes.values()
@@ -99,7 +126,31 @@ def describe(path: str | Path) -> dict[str, Any]:
             "menu": rows,
         }
 
-    return _guarded(path, collect)
+
+@contextlib.contextmanager
+def guarded(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged or hostile file provokes into one clear error.
+
+    Raises:
+        FileError: the block failed.
+    """
+    with _guarded(str(path), "get an intact copy"):
+        yield
+
+
+@contextlib.contextmanager
+def _guarded(what: str, cure: str) -> Iterator[None]:
+    try:
+        yield
+    except FileError:
+        raise
+    except NestlingError as error:
+        raise FileError(f"{what} does not hold together: {error}; {cure}") from error
+    except Exception as error:
+        kind = type(error).__name__
+        raise FileError(
+            f"{what} does not hold together ({kind}: {error!s:.500}); {cure}"
+        ) from error
 
 
 # -- writing --------------------------------------------------------------------------------------
@@ -107,17 +158,16 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 def _header(menu: Menu) -> dict[str, Any]:
     net = menu.net
-    made = built(net.model)
     kind = type(net.model)
     return {
         "format": "nestling",
         "version": VERSION,
         "id": menu.profile.file_id,
-        "builder": None if made is None else {"name": made.name, "arguments": dict(made.arguments)},
+        "builder": _builder(net.model),
         "class": f"{kind.__module__}.{kind.__qualname__}",
-        "channels_last": _is_channels_last(net.model),
+        "channels_last": is_channels_last(net.parameters()),
         "inputs": net.signature.to_json(),
-        "space": _space_json(net.space),
+        "space": space_to_json(net.space),
         "orders": {name: list(order) for name, order in net.orders.items()},
         "private": sorted(net.private),
         "metric": menu.metric,
@@ -131,70 +181,31 @@ def _header(menu: Menu) -> dict[str, Any]:
                 "bytes": entry.bytes,
                 "accuracy": entry.accuracy,
                 "offered": entry.offered,
-                "private": [] if _is_shared(net, entry) else sorted(entry.private),
+                "private": sorted(entry.private),
             }
             for entry in menu.entries
         ],
     }
 
 
-def _is_shared(net: Supernet, entry: Entry) -> bool:
-    """Return whether an entry's own tensors are the net's, as those of the full spec are."""
-    return entry.spec == net.space.full and entry.private.keys() <= net.private
+def _builder(model: nn.Module) -> dict[str, Any] | None:
+    """Return the call that makes this model; None where layers were changed since it was made."""
+    made = built(model)
+    if made is None:
+        return None
+    call = {"name": made.name, "arguments": dict(made.arguments)}
+    skeleton = _skeleton(call)
+    same = str(skeleton) == str(model) and not misfit(skeleton, tensors_of(model))
+    return call if same else None
 
 
-def _is_channels_last(model: nn.Module) -> bool:
-    """Return whether convolution weights lie channels-last: rounding depends on it, and speed."""
-    return any(
-        p.dim() == 4
-        and p.is_contiguous(memory_format=torch.channels_last)
-        and not p.is_contiguous()
-        for p in model.parameters()
-    )
-
-
-def _unique_state(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def _space_json(space: Space) -> dict[str, Any]:
-    return {
-        "axes": [
-            [axis.name, axis.size, axis.kind, list(axis.counts), axis.outer]
-            for axis in space.axes.values()
-        ],
-        "frozen": [[f.parameter, f.dim, f.size, f.op, f.module, f.reason] for f in space.frozen],
-        "layouts": {
-            name: [list(map(extents.to_json, layout.extents)), layout.parameter, layout.itemsize]
-            for name, layout in space.layouts.items()
-        },
-        "attributes": [
-            [a.module, a.name, a.index, extents.to_json(a.extent)] for a in space.attributes
-        ],
-        "works": [
-            [work.module, list(map(extents.to_json, work.extents)), work.per]
-            for work in space.works
-        ],
-        "notes": list(space.notes),
-    }
+def _skeleton(call: Mapping[str, Any]) -> nn.Module:
+    """Return the model of a builder without memory for its weights."""
+    with torch.device("meta"):
+        return build(call["name"], mapping(call["arguments"]))
 
 
 # -- reading --------------------------------------------------------------------------------------
-
-
-def _guarded(path: Path, read_it: Callable[[], T]) -> T:
-    """Turn whatever a hostile header provokes into one clear error."""
-    try:
-        return read_it()
-    except FileError:
-        raise
-    except NestlingError as error:
-        raise FileError(f"{path} does not hold together: {error}; get an intact copy") from error
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
-        raise FileError(
-            f"{path} has a header that does not hold together "
-            f"({type(error).__name__}: {error}); get an intact copy"
-        ) from error
 
 
 def _check_format(header: Mapping[str, Any], path: Path) -> None:
@@ -204,195 +215,127 @@ def _check_format(header: Mapping[str, Any], path: Path) -> None:
         )
     if header.get("version") != VERSION:
         raise FileError(
-            f"{path} has format version {header.get('version')!r}, but this Nestling reads version "
-            f"{VERSION}; install the Nestling that wrote it, or save the model again"
+            f"{path} has format version {header.get('version')!r:.80}, but this Nestling reads "
+            f"version {VERSION}; install the Nestling that wrote it, or save the model again"
         )
 
 
-def _menu(
-    header: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path, model: nn.Module | None
-) -> Menu:
-    space = _space(header["space"])
-    shared = _part(tensors, "weights/")
-    module = _module(header, path, model)
-    _check_fit(module, space, shared, path)
-    _fill(module, shared)
-    if header["channels_last"] is True:
-        module.to(memory_format=torch.channels_last)
-    orders = {name: _permutation(header["orders"][name], a.size) for name, a in space.axes.items()}
-    private = frozenset(str(name) for name in _items(header["private"]))
-    net = Supernet.restore(module, space, orders, private, Signature.from_json(header["inputs"]))
-    entries = []
-    for row in _items(header["menu"]):
-        checked = _row(space, row)
-        own = _own_tensors(tensors, checked, space, path)
-        spec = Spec(space, checked["spec"])
-        figures = {key: checked[key] for key in ("macs", "params", "bytes", "accuracy", "offered")}
-        entries.append(Entry(checked["name"], spec, **figures, private=own))
-    if not entries or len({entry.name for entry in entries}) < len(entries):
-        raise FileError(f"{path} must list at least one subnet, each under its own name")
-    return Menu(
-        net,
-        tuple(entries),
-        str(header["metric"]),
-        net.order,
-        _profile(path, str(header["id"])),
-        dict(header["facts"]),
-    )
+def _check_header(
+    header: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[Space, list[dict[str, Any]], Signature]:
+    """Return the space, the menu's rows and the inputs, which fit one another and the tensors.
 
-
-def _module(header: Mapping[str, Any], path: Path, model: nn.Module | None) -> nn.Module:
-    if model is not None:
-        return model
-    maker = header["builder"]
-    if maker is None:
-        name = str(header["class"])[:200]
-        raise FileError(
-            f"{path} holds a model of the class {name}, whose source a file does not carry; "
-            f"give an instance of it: nestling.load({str(path)!r}, model={name.rpartition('.')[2]}())"
-        )
-    return build(str(maker["name"]), dict(maker["arguments"]))
-
-
-def _check_fit(module: nn.Module, space: Space, shared: Mapping[str, Tensor], path: Path) -> None:
-    """Check that the module, the space and the stored weights agree, name by name."""
-    state = _unique_state(module)
-    for name in state.keys() | shared.keys() | space.layouts.keys():
-        stored = shared.get(name)
-        layout = space.layouts.get(name)
-        if stored is None or layout is None or name not in state:
-            where = "the model" if name not in state else "the file"
-            raise FileError(f"{path} does not fit the model: {where} has no tensor {name[:200]!r}")
-        sizes = tuple(extent.size for extent in layout.extents)
-        if not tuple(stored.shape) == sizes == tuple(state[name].shape):
-            raise FileError(
-                f"{path} does not fit the model: {name!r} has the shape {tuple(stored.shape)} in "
-                f"the file, but {tuple(state[name].shape)} in the model; make the model with the "
-                "arguments that it was trained with"
+    Raises:
+        ValueError: they do not.
+    """
+    space = space_from_json(header["space"])
+    wanted = {f"weights/{key}": layout.shape({}) for key, layout in space.layouts.items()}
+    rows = [_row(space, row) for row in items(header["menu"])]
+    if not 1 <= len(rows) <= MOST_ENTRIES or len({row["name"] for row in rows}) < len(rows):
+        raise ValueError(f"a menu lists 1 to {MOST_ENTRIES} subnets, each under its own name")
+    private = {name(key) for key in items(header["private"])}
+    for key in private:
+        if key not in space.layouts or space.layouts[key].parameter:
+            raise ValueError(f"there is no buffer {key!r}")
+    for row in rows:
+        shared = row["spec"] == dict(space.full) or not private
+        allowed = [private, set(space.layouts)] + ([set()] if shared else [])
+        if set(row["private"]) not in allowed:
+            raise ValueError(f"{row['name']!r} has tensors of its own that are no norm statistics")
+        for key in row["private"]:
+            wanted[f"entries/{row['name']}/{key}"] = space.layouts[key].shape(row["spec"])
+    for key in [*wanted, *shapes]:
+        if wanted.get(key) != shapes.get(key):
+            raise ValueError(
+                f"the tensor {key[:200]!r} has the shape {shapes.get(key, 'missing')}, but the "
+                f"header says {wanted.get(key, 'nothing')}"
             )
+    return space, rows, Signature.from_json(mapping(header["inputs"]))
 
 
-def _fill(module: nn.Module, shared: Mapping[str, Tensor]) -> None:
-    module.load_state_dict(dict(shared), strict=False)
-    for name, buffer in module.named_buffers():
-        buffer.copy_(shared[name])  # buffers that are not persistent
+def _module(
+    header: Mapping[str, Any],
+    path: Path,
+    model: nn.Module | None,
+    space: Space,
+    weights: Mapping[str, Tensor],
+) -> nn.Module:
+    """Return the module that the weights go into: the user's own, or what the builder makes."""
+    maker = header["builder"]
+    if model is not None and not isinstance(model, nn.Module):
+        raise FileError(
+            f"model= takes an instance of your class, not {model!r:.80}; write model=MyNet()"
+        )
+    if model is None and maker is None:
+        kind = text(header["class"])
+        raise FileError(
+            f"{path} holds a model of the class {kind}, whose source a file does not carry; give "
+            f"an instance of it: nestling.load({str(path)!r}, model={kind.rpartition('.')[2]}())"
+        )
+    module = _skeleton(mapping(maker)) if model is None else model
+    problem = misfit(module, weights)
+    if problem:
+        raise FileError(
+            f"{path} does not fit the model: {problem}; make the model with the class and the "
+            "arguments that it was trained with"
+        )
+    _check_space(module, space)
+    if model is None:
+        with torch.random.fork_rng(devices=[]):
+            module = build(maker["name"], maker["arguments"])
+    return module
 
 
-def _row(space: Space, row: Mapping[str, Any]) -> dict[str, Any]:
-    score = row["accuracy"]
-    if score is not None and not isinstance(score, (int, float)):
-        raise ValueError(f"accuracy {score!r}")
+def _check_space(module: nn.Module, space: Space) -> None:
+    """Check what the space says of the module's parameters and of its size attributes."""
+    parameters = dict(module.named_parameters()).keys()
+    for key, layout in space.layouts.items():
+        if layout.parameter != (key in parameters):
+            raise ValueError(f"{key!r} is {'no ' if layout.parameter else ''}a parameter")
+    for attribute in space.attributes:
+        value = _attribute_value(module.get_submodule(attribute.module), attribute)
+        if type(value) is not int or value != attribute.extent.size:
+            where = f"{attribute.module}.{attribute.name}".lstrip(".")
+            raise ValueError(f"{where} is no size of {attribute.extent.size}")
+
+
+def _attribute_value(owner: nn.Module, attribute: Attribute) -> object:
+    value = vars(owner).get(attribute.name)
+    if attribute.index is None:
+        return value
+    at = number(attribute.index)
+    return value[at] if isinstance(value, (tuple, list)) and at < len(value) else None
+
+
+def _row(space: Space, row: Any) -> dict[str, Any]:
+    if not isinstance(row["offered"], bool):
+        raise ValueError("offered is neither true nor false")
     return {
-        "name": _text(row["name"]),
-        "spec": dict(Spec(space, _mapping(row["spec"]))),
-        "macs": _number(row["macs"]),
-        "params": _number(row["params"]),
-        "bytes": _number(row["bytes"]),
-        "accuracy": score,
-        "offered": row["offered"] is True,
-        "private": [_text(name) for name in _items(row["private"])],
+        "name": name(row["name"]),
+        "spec": dict(Spec(space, mapping(row["spec"]))),
+        "macs": number(row["macs"]),
+        "params": number(row["params"]),
+        "bytes": number(row["bytes"]),
+        "accuracy": score(row["accuracy"]),
+        "offered": row["offered"],
+        "private": [name(key) for key in items(row["private"])],
     }
 
 
-def _own_tensors(
-    tensors: Mapping[str, Tensor], row: Mapping[str, Any], space: Space, path: Path
-) -> dict[str, Tensor]:
-    own = {}
-    for name in row["private"]:
-        key = f"entries/{row['name']}/{name}"
-        layout = space.layouts.get(name)
-        if key not in tensors or layout is None:
-            raise FileError(f"{path} lacks the tensor {key[:200]!r}; get an intact copy")
-        if tuple(tensors[key].shape) != layout.shape(row["spec"]):
-            raise FileError(f"{path} has {key[:200]!r} in a shape that its spec does not have")
-        own[name] = tensors[key]
-    return own
+def _entry(row: Mapping[str, Any], space: Space, tensors: Mapping[str, Tensor]) -> Entry:
+    own = {key: tensors[f"entries/{row['name']}/{key}"] for key in row["private"]}
+    return Entry(**{**row, "spec": Spec(space, row["spec"]), "private": own})
 
 
 def _profile(path: Path, identity: str) -> Profile:
     place = beside(path)
-    if not place.exists():
-        return Profile(identity, {})
-    return Profile.load(place, identity)
-
-
-def _space(value: Mapping[str, Any]) -> Space:
-    axes = {}
-    for name, size, kind, counts, outer in _items(value["axes"]):
-        allowed = tuple(_number(count) for count in _items(counts))
-        if not allowed or list(allowed) != sorted(set(allowed)) or allowed[0] < 1:
-            raise ValueError(f"counts of axis {name!r}")
-        if allowed[-1] != _number(size):
-            raise ValueError(f"size of axis {name!r}")
-        axes[_text(name)] = Axis(_text(name), size, _text(kind), allowed, outer is True)
-    layouts = {}
-    for name, (dims, parameter, itemsize) in _mapping(value["layouts"]).items():
-        whole = tuple(_extent(dim, axes) for dim in _items(dims))
-        layouts[_text(name)] = Layout(whole, parameter is True, _number(itemsize))
-    attributes = [
-        Attribute(_text(module), _attribute(name), index, _extent(extent, axes))
-        for module, name, index, extent in _items(value["attributes"])
-    ]
-    works = [
-        Work(_text(module), tuple(_extent(dim, axes) for dim in _items(dims)), _number(per) or 1)
-        for module, dims, per in _items(value["works"])
-    ]
-    frozen = [Frozen(*row) for row in _items(value["frozen"])]
-    notes = tuple(_text(note) for note in _items(value["notes"]))
-    return Space(axes, tuple(frozen), layouts, tuple(attributes), tuple(works), notes)
-
-
-def _extent(value: Any, axes: Mapping[str, Axis]) -> Extent:
-    extent = extents.from_json(value)
-    if not 0 <= extent.size <= LARGEST:
-        raise ValueError(f"an extent of {extent.size} entries")
-
-    def check(at: extents.Along) -> Extent:
-        if at.axis not in axes or axes[at.axis].size != at.size:
-            raise ValueError(f"the extent names the unknown axis {at.axis!r}")
-        return at
-
-    return extents.substitute(extent, check)
-
-
-def _attribute(name: Any) -> str:
-    """Return the name of a size attribute: a plain word, so that a file cannot reach into internals."""
-    text = _text(name)
-    if not text.isidentifier() or text.startswith("_"):
-        raise ValueError(f"not the name of a size: {text!r}")
-    return text
+    if place.exists():
+        try:
+            return Profile.load(place, identity)
+        except ForeignProfile as error:
+            warnings.warn(f"latencies are unknown: {error}", stacklevel=2)
+    return Profile(identity, {})
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-
-def _permutation(value: Any, size: int) -> tuple[int, ...]:
-    order = tuple(_number(unit) for unit in _items(value))
-    if sorted(order) != list(range(size)):
-        raise ValueError("an order that is no permutation")
-    return order
-
-
-def _number(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
-        raise ValueError(f"not a whole number from 0 to {LARGEST}: {str(value)[:40]}")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > 1000:
-        raise ValueError(f"not a text of at most 1,000 characters: {str(value)[:40]}")
-    return value
-
-
-def _items(value: Any) -> Sequence[Any]:
-    if not isinstance(value, list) or len(value) > MANY:
-        raise ValueError(f"not a list of at most {MANY} items: {str(value)[:40]}")
-    return value
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, dict) or len(value) > MANY:
-        raise ValueError(f"not an object of at most {MANY} items: {str(value)[:40]}")
-    return value

@@ -91,6 +91,10 @@ def this_key(
     return Key(name, backend, torch.get_num_threads(), batch, str(dtype).removeprefix("torch."))
 
 
+class ForeignProfile(FileError):
+    """A profile whose figures belong to another model."""
+
+
 @dataclass(frozen=True)
 class Profile:
     """Latencies of the entries of one menu, under one or more conditions.
@@ -177,8 +181,8 @@ class Profile:
             file_id: identity of the model that the figures must belong to.
 
         Raises:
-            FileError: the file is missing, damaged, of another version or not a profile, or its
-                figures belong to another model.
+            FileError: the file is missing, damaged, of another version or not a profile.
+            ForeignProfile: its figures belong to another model.
         """
         content = container.read_json(path, cure=_CURE)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -190,7 +194,7 @@ class Profile:
                 f"one is of version {version!r}; {_CURE}"
             )
         if content.get("file_id") != file_id:
-            raise FileError(
+            raise ForeignProfile(
                 f"cannot use {path}: its figures belong to another model (id "
                 f"{content.get('file_id')!r:.80}, the model's is {file_id!r}); {_CURE}"
             )

@@ -1,7 +1,8 @@
-"""Progress: a Rich bar with the time left on a terminal, plain lines elsewhere; always on stderr."""
+"""Progress: a bar with the time left on a terminal, plain lines elsewhere; always on stderr."""
 
 from __future__ import annotations
 
+import math
 import time
 from types import TracebackType
 from typing import Any
@@ -30,7 +31,7 @@ class Reporter:
         self.quiet = quiet
         self._progress: Progress | None = None
         self._task: Any = None
-        self._said = 0.0
+        self._said = -math.inf
 
     def say(self, text: str) -> None:
         """Show a line of text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,32 +12,38 @@ from torch import Tensor
 
 from nestling.errors import ModelError
 
-LARGEST = 1 << 28  # entries of an example input: a file must not ask for more
+LARGEST = 1 << 26  # entries of all example inputs: a file must not ask for more
+MANY = 100  # inputs
+MAX_RANK = 16
+DTYPES = (
+    *("float64", "float32", "float16", "bfloat16", "complex128", "complex64", "bool"),
+    *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8"),
+)
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Shape (the first dimension is the batch) and dtype of one input."""
+    """Shape and dtype of one input, as it was given."""
 
     shape: tuple[int, ...]
     dtype: str
 
-    def example(self, batch: int, device: torch.device) -> Tensor:
-        """Return an input of this form: random numbers, or zeros for integers."""
-        shape = (batch, *self.shape[1:]) if self.shape else ()
+    def example(self, shape: Sequence[int], device: torch.device) -> Tensor:
+        """Return an input of this dtype: random numbers, or zeros for integers."""
         dtype = getattr(torch, self.dtype)
         if dtype.is_floating_point:
             generator = torch.Generator().manual_seed(0)
             return torch.randn(shape, generator=generator).to(device, dtype)
         return torch.zeros(shape, dtype=dtype, device=device)
 
-    def __str__(self) -> str:
-        return f"({', '.join(['batch', *map(str, self.shape[1:])])}) {self.dtype}"
-
 
 @dataclass(frozen=True)
 class Signature:
-    """The inputs of a model: positional and by keyword; None where an input is no tensor."""
+    """The inputs of a model: positional and by keyword; None where an input is no tensor.
+
+    The first dimension of the first tensor is the batch; so is that of any other input that has
+    the same length.
+    """
 
     args: tuple[TensorSpec | None, ...]
     kwargs: tuple[tuple[str, TensorSpec | None], ...] = ()
@@ -55,20 +62,38 @@ class Signature:
         Raises:
             ModelError: an input is no tensor, so that it cannot be made up.
         """
-        specs = [*self.args, *(spec for _, spec in self.kwargs)]
-        if any(spec is None for spec in specs) or not specs:
+        specs = self._specs()
+        if None in specs or not specs:
             raise ModelError(
                 "latency is measured on made-up inputs, which needs a model whose inputs are all "
-                "tensors; wrap the model so that it takes tensors only"
+                f"tensors, but its inputs are {self}; wrap the model so that it takes tensors "
+                "only, or do without (measure=False)"
             )
-        positional = [spec.example(batch, device) for spec in self.args if spec is not None]
-        named = {n: spec.example(batch, device) for n, spec in self.kwargs if spec is not None}
-        return positional, named
+
+        def made(spec: TensorSpec) -> Tensor:
+            shape = (batch, *spec.shape[1:]) if self._has_batch(spec) else spec.shape
+            return spec.example(shape, device)
+
+        positional = [made(spec) for spec in self.args if spec is not None]
+        return positional, {name: made(spec) for name, spec in self.kwargs if spec is not None}
 
     def __str__(self) -> str:
-        parts = [str(spec) for spec in self.args]
-        parts += [f"{name}={spec}" for name, spec in self.kwargs]
-        return ", ".join(parts)
+        parts = [self._shown(spec) for spec in self.args]
+        parts += [f"{name}={self._shown(spec)}" for name, spec in self.kwargs]
+        return ", ".join(parts) or "none"
+
+    def _specs(self) -> list[TensorSpec | None]:
+        return [*self.args, *(spec for _, spec in self.kwargs)]
+
+    def _has_batch(self, spec: TensorSpec) -> bool:
+        first = next((each for each in self._specs() if each is not None and each.shape), spec)
+        return spec.shape[:1] == first.shape[:1] != ()
+
+    def _shown(self, spec: TensorSpec | None) -> str:
+        if spec is None:
+            return "no tensor"
+        lengths = ["batch", *spec.shape[1:]] if self._has_batch(spec) else list(spec.shape)
+        return f"({', '.join(map(str, lengths))}) {spec.dtype}"
 
     def to_json(self) -> Any:
         """Return the signature as JSON values."""
@@ -84,15 +109,25 @@ class Signature:
         Raises:
             ValueError: the value is not of that form.
         """
+        if not isinstance(value["args"], list) or not isinstance(value["kwargs"], dict):
+            raise ValueError("inputs are a list and a mapping")
         args = tuple(_from_json(spec) for spec in value["args"])
         kwargs = tuple((str(name), _from_json(spec)) for name, spec in value["kwargs"].items())
-        return cls(args, kwargs)
+        found = cls(args, kwargs)
+        specs = [spec for spec in found._specs() if spec is not None]
+        entries = [math.prod(spec.shape[found._has_batch(spec) :]) for spec in specs]
+        if len(found._specs()) > MANY or sum(entries) > LARGEST:
+            raise ValueError(f"at most {MANY} inputs of {LARGEST} entries an example")
+        return found
 
 
 def _spec(value: Any) -> TensorSpec | None:
-    if isinstance(value, Tensor):
-        return TensorSpec(tuple(value.shape), str(value.dtype).removeprefix("torch."))
-    return None
+    """Return the form of an input; None where none can be made up."""
+    if not isinstance(value, Tensor) or value.dim() > MAX_RANK:
+        return None
+    dtype = str(value.dtype).removeprefix("torch.")
+    storable = dtype in DTYPES and value.numel() <= LARGEST
+    return TensorSpec(tuple(value.shape), dtype) if storable else None
 
 
 def _json(spec: TensorSpec | None) -> Any:
@@ -103,13 +138,11 @@ def _from_json(value: Any) -> TensorSpec | None:
     if value is None:
         return None
     shape, dtype = value
-    entries = 1
+    if not isinstance(shape, list) or len(shape) > MAX_RANK:
+        raise ValueError(f"not a shape: {str(shape)[:40]}")
     for length in shape:
         if isinstance(length, bool) or not isinstance(length, int) or not 0 <= length <= LARGEST:
-            raise ValueError(f"not a length: {length!r}")
-        entries *= max(length, 1)
-    if entries > LARGEST or len(shape) > 16:
-        raise ValueError(f"an input of {entries} entries")
-    if not isinstance(getattr(torch, str(dtype), None), torch.dtype):
-        raise ValueError(f"not a dtype: {dtype!r}")
+            raise ValueError(f"not a length: {str(length)[:40]}")
+    if dtype not in DTYPES:
+        raise ValueError(f"not a dtype: {str(dtype)[:40]}")
     return TensorSpec(tuple(shape), dtype)

@@ -9,9 +9,11 @@ is saved in a file and read back without running the model.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Integral, Real
 from typing import Any
 
 from nestling import extent as extents
@@ -109,14 +111,27 @@ class Spec(Mapping[str, int]):
         8
     """
 
-    __slots__ = ("_counts", "_hash")
+    __slots__ = ("_counts",)
+
+    _counts: dict[str, int]
 
     def __init__(self, space: Space, counts: Mapping[str, int] | None = None) -> None:
-        counts = counts or {}
+        counts = {} if counts is None else counts
+        if not isinstance(counts, Mapping):
+            raise SpecError(
+                f"a spec is made from a mapping of axis names to counts, but got {counts!r}; "
+                "for a share use space.spec(fraction=...) or space.spec(width=...)"
+            )
         for name, value in counts.items():
             _check_count(space, name, value)
-        self._counts = {name: int(counts.get(name, axis.size)) for name, axis in space.axes.items()}
-        self._hash = hash(tuple(self._counts.items()))
+        full = {name: int(counts.get(name, axis.size)) for name, axis in space.axes.items()}
+        object.__setattr__(self, "_counts", full)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a spec is frozen: {name!r} cannot be set; make another spec")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self._counts,)
 
     def __getitem__(self, name: str) -> int:
         return self._counts[name]
@@ -128,7 +143,7 @@ class Spec(Mapping[str, int]):
         return len(self._counts)
 
     def __hash__(self) -> int:
-        return self._hash
+        return hash(frozenset(self._counts.items()))
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Spec):
@@ -191,10 +206,10 @@ class Space:
         if counts is not None:
             return Spec(self, counts)
         share = fraction if fraction is not None else width
-        if not isinstance(share, (int, float)) or not 0 < share <= 1:
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share <= 1:
             name = "fraction" if fraction is not None else "width"
             raise SpecError(f"{name}= is a share above 0 and at most 1, but it is {share!r}")
-        return self._within(share) if fraction is not None else self._uniform(share)
+        return self._within(float(share)) if fraction is not None else self._uniform(float(share))
 
     @cached_property
     def full(self) -> Spec:
@@ -204,28 +219,35 @@ class Space:
     @cached_property
     def uniform(self) -> tuple[Spec, ...]:
         """Every distinct uniform spec, narrowest first."""
-        turns = {1.0}
+        return tuple(dict.fromkeys(map(self._uniform, self._turns)))
+
+    @cached_property
+    def _turns(self) -> list[float]:
+        """The least width of every uniform spec, ascending; rounded up by far less than a unit."""
+        turns = {0.0}
         for axis in self.axes.values():
             if axis.outer:
                 pairs = zip(axis.counts, axis.counts[1:], strict=False)
-                turns.update((low + high) / 2 / axis.size for low, high in pairs)
-        lowest = min(turns) / 2
-        return tuple(dict.fromkeys(self._uniform(turn) for turn in [lowest, *sorted(turns)]))
+                turns.update((low + high) / 2 / axis.size + 1e-9 for low, high in pairs)
+        return sorted(turns)
 
     def _uniform(self, width: float) -> Spec:
         outer = {n: a.nearest(width * a.size) for n, a in self.axes.items() if a.outer}
         return Spec(self, outer)
 
     def _within(self, fraction: float) -> Spec:
-        budget = fraction * self.macs(self.full)
-        fitting = [spec for spec in self.uniform if self.macs(spec) <= budget]
-        if not fitting:
-            least = self.macs(self.uniform[0]) / self.macs(self.full)
+        full = self.macs(self.full)
+        # Macs never fall when the width grows, so the widest that fits is found by bisection.
+        fits = bisect_right(
+            self._turns, fraction, key=lambda width: self.macs(self._uniform(width)) / full
+        )
+        if not fits:
+            least = self.macs(self._uniform(self._turns[0])) / full
             raise BudgetError(
                 f"no uniform spec costs at most {fraction:.3g} of the full net's MACs: the "
                 f"narrowest costs {least:.3g}; ask for more, or make the axes finer with step="
             )
-        return max(fitting, key=self.macs)
+        return self._uniform(self._turns[fits - 1])
 
     # -- costs that follow from the space alone ----------------------------------------------
 
@@ -382,7 +404,7 @@ def _check_count(space: Space, name: str, value: object) -> None:
     if name not in space.axes:
         raise SpecError(_unknown_axis(space, name))
     axis = space.axes[name]
-    if isinstance(value, bool) or not isinstance(value, int) or value not in axis.counts:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value not in axis.counts:
         step = axis.counts[1] - axis.counts[0] if len(axis.counts) > 1 else axis.size
         shown = axis.counts if len(axis.counts) <= 12 else (*axis.counts[:5], "...", axis.size)
         choices = ", ".join(map(str, shown))
@@ -390,3 +412,9 @@ def _check_count(space: Space, name: str, value: object) -> None:
             f"axis {name!r} cannot keep {value!r} of {axis.size} {axis.kind}: "
             f"counts go in steps of {step}; choose one of ({choices})"
         )
+
+
+def _restored(counts: dict[str, int]) -> Spec:
+    spec = Spec.__new__(Spec)
+    object.__setattr__(spec, "_counts", dict(counts))
+    return spec

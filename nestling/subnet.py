@@ -10,216 +10,105 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
 
 from nestling import extent as extents
-from nestling.errors import ModelError, SpecError, UncalibratedWarning
+from nestling.cut import Cut
+from nestling.errors import SpecError, UncalibratedWarning
 from nestling.extent import Counts
-from nestling.spec import Attribute, Layout, Space
+from nestling.skeleton import copy_skeleton
+from nestling.spec import Attribute, Space
+from nestling.tether import GatherTether, SharedGradient, Tether, tether
 
-_OWN = ("_nestling", "_apply", "__deepcopy__")  # what a live subnet holds besides its class's own
+__all__ = [
+    "Binding",
+    "Cut",
+    "SharedGradient",
+    "binding",
+    "build",
+    "is_calibrated",
+    "order_of",
+    "pack",
+    "rebind",
+    "refuse",
+    "set_attributes",
+]
 
-
-@dataclass(frozen=True)
-class Cut:
-    """The part of a shared tensor that a subnet keeps.
-
-    Attributes:
-        ranges: per dimension `(start, length)`; whole where the dimension is gathered.
-        gathered: dimension to kept entries, for dimensions whose kept entries are not one range.
-    """
-
-    ranges: tuple[tuple[int, int], ...]
-    gathered: tuple[tuple[int, tuple[int, ...]], ...]
-
-    @classmethod
-    def of(cls, layout: Layout, counts: Counts) -> Cut:
-        """Return the cut that a spec makes in a tensor of this layout."""
-        ranges, gathered = [], []
-        for dim, extent in enumerate(layout.extents):
-            span = extents.kept_range(extent, counts)
-            if span is None:
-                gathered.append((dim, tuple(extents.kept(extent, counts))))
-                span = (0, extent.size)
-            ranges.append((span[0], span[1] - span[0]))
-        return cls(tuple(ranges), tuple(gathered))
-
-    def view(self, shared: Tensor) -> Tensor:
-        """Return the ranges of a tensor as a view (gathered dimensions stay whole)."""
-        for dim, (start, length) in enumerate(self.ranges):
-            if length != shared.shape[dim]:
-                shared = shared.narrow(dim, start, length)
-        return shared
-
-    def take(self, shared: Tensor) -> Tensor:
-        """Return the kept entries: a view, or a copy where something is gathered."""
-        part = self.view(shared)
-        for dim, entries in self.gathered:
-            part = part.index_select(dim, torch.tensor(entries, device=shared.device))
-        return part
-
-    def add(self, shared: Tensor, part: Tensor) -> None:
-        """Add the kept entries onto the whole tensor, in place."""
-        self._write(shared, part, accumulate=True)
-
-    def put(self, shared: Tensor, part: Tensor) -> None:
-        """Write the kept entries into the whole tensor, in place."""
-        self._write(shared, part, accumulate=False)
-
-    def _write(self, shared: Tensor, part: Tensor, accumulate: bool) -> None:
-        target = self.view(shared)
-        if not self.gathered:
-            target.add_(part) if accumulate else target.copy_(part)
-        elif len(self.gathered) == 1:
-            dim, entries = self.gathered[0]
-            index = torch.tensor(entries, device=shared.device)
-            write = target.index_add_ if accumulate else target.index_copy_
-            write(dim, index, part.to(target.dtype))
-        else:
-            spread = [torch.arange(n, device=shared.device) for n in target.shape]
-            for dim, entries in self.gathered:
-                spread[dim] = torch.tensor(entries, device=shared.device)
-            grid = torch.meshgrid(*spread, indexing="ij")
-            target.index_put_(grid, part.to(target.dtype), accumulate=accumulate)
+# What a live subnet holds besides its class's own: `pack` leaves it out.
+_OWN = ("_nestling", "_apply", "zero_grad", "__deepcopy__", "__reduce_ex__")
+_ORDER = "nestling_order"  # what a packed copy remembers
 
 
-class SharedGradient:
-    """The gradient of one shared parameter, and the subnet parameters bound to slices of it."""
-
-    __slots__ = ("bound", "parameter", "users")
-
-    def __init__(self, parameter: nn.Parameter) -> None:
-        self.parameter = parameter
-        self.bound: Tensor | None = None
-        self.users: set[BindGradient] = set()  # hooks whose leaf holds a slice of `bound`
-
-    def current(self) -> Tensor:
-        """Return the shared gradient, made if it is missing; stale slices are let go of first."""
-        gradient = self.parameter.grad
-        if gradient is None or gradient is not self.bound:
-            for user in self.users:
-                leaf = user.leaf()
-                if leaf is not None:
-                    leaf.grad = None
-            self.users.clear()
-            if gradient is None:
-                self.parameter.grad = torch.zeros_like(self.parameter)
-                gradient = cast(Tensor, self.parameter.grad)
-            self.bound = gradient
-        return gradient
-
-
-class BindGradient:
-    """Backward hook of a view: before accumulation, make `leaf.grad` a slice of the shared one."""
-
-    __slots__ = ("cut", "leaf", "shared")
-
-    def __init__(self, shared: SharedGradient, leaf: nn.Parameter, cut: Cut) -> None:
-        self.shared = shared
-        self.leaf = weakref.ref(leaf)
-        self.cut = cut
-
-    def __call__(self, gradient: Tensor) -> None:
-        refuse_create_graph()
-        leaf = self.leaf()
-        if leaf is None:
-            return
-        whole = self.shared.current()
-        if self not in self.shared.users:
-            self.shared.users.add(self)
-        elif leaf.grad is not None:
-            return
-        else:  # the user cleared this subnet's gradients
-            self.cut.view(whole).zero_()
-        leaf.grad = self.cut.view(whole)
-
-
-class ScatterGradient:
-    """Hook of a gathered leaf: after accumulation, move its gradient into the shared one."""
-
-    __slots__ = ("cut", "shared")
-
-    def __init__(self, shared: SharedGradient, cut: Cut) -> None:
-        self.shared = shared
-        self.cut = cut
-
-    def __call__(self, leaf: Tensor) -> None:
-        if leaf.grad is not None:
-            refuse_create_graph()
-            self.cut.add(self.shared.current(), leaf.grad)
-            leaf.grad = None
-
-
-class Gathered:
-    """A leaf that holds a copy of scattered entries; filled again when the shared ones changed."""
-
-    __slots__ = ("cut", "leaf", "shared", "version")
-
-    def __init__(self, shared: nn.Parameter, leaf: nn.Parameter, cut: Cut) -> None:
-        self.shared = shared
-        self.leaf = weakref.ref(leaf)
-        self.cut = cut
-        self.version = shared._version
-
-    def refresh(self) -> None:
-        """Fill the leaf again if the shared parameter has changed since."""
-        if self.version == self.shared._version:
-            return
-        leaf = self.leaf()
-        if leaf is not None:
-            with torch.no_grad():
-                leaf.copy_(self.cut.take(self.shared))
-        self.version = self.shared._version
-
-
-class Hook:
-    """A forward pre-hook of ours, so that packing can tell it from the user's."""
-
-    __slots__ = ("act",)
-
-    def __init__(self, act: Callable[[], None]) -> None:
-        self.act = act
-
-    def __call__(self, module: nn.Module, args: Any) -> None:
-        self.act()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
-        return Hook(_nothing)
-
-
-@dataclass
+@dataclass(slots=True)
 class Binding:
     """What ties a live subnet to its supernet.
 
     Attributes:
         counts: kept units per axis.
         order: identity of the supernet's unit order when the subnet was made.
-        parameters: name to leaf and cut, for every shared parameter.
-        gathers: the leaves that are copies.
-        statistics: private buffers, with the version that each had when the subnet was made.
+        full: whether it keeps everything; then its buffers are the net's own.
+        parameters: name to tether, for every shared parameter.
+        buffers: gathered constants, by name.
+        private: name to buffer, for every buffer that is the subnet's own.
+        measured: whether the norm statistics are known to be the subnet's own.
+        versions: of the private buffers while they are mere slices; 0 where missing.
+        refusal: why the subnet must not run any more; empty if it may.
     """
 
     counts: Counts
     order: int
-    parameters: dict[str, tuple[nn.Parameter, Cut]] = field(default_factory=dict)
-    gathers: dict[str, Gathered] = field(default_factory=dict)
-    statistics: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
-    full: bool = False
+    full: bool
+    parameters: dict[str, Tether] = field(default_factory=dict)
+    buffers: dict[str, GatherTether] = field(default_factory=dict)
+    private: dict[str, Tensor] = field(default_factory=dict)
+    measured: bool = False
+    versions: dict[str, int] = field(default_factory=dict)
+    refusal: str = ""
 
     @property
     def calibrated(self) -> bool:
         """Whether the norm statistics were trained or recalibrated since the subnet was made."""
-        if self.full or not self.statistics:
+        if self.full or self.measured:
             return True
-        return any(buffer._version != version for buffer, version in self.statistics.values())
+        statistics = [(n, b) for n, b in self.private.items() if is_statistic(b)]
+        if not statistics:
+            return True
+        return any(b._version != self.versions.get(name, 0) for name, b in statistics)
+
+    def gathers(self) -> Iterator[tuple[str, GatherTether]]:
+        """Yield name and tether of every parameter and buffer that is a copy."""
+        yield from ((n, t) for n, t in self.parameters.items() if isinstance(t, GatherTether))
+        yield from self.buffers.items()
+
+    def refresh(self) -> None:
+        """Fill every copy again whose shared tensor has changed."""
+        for _, gather in self.gathers():
+            gather.refresh()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Binding:
+        return self  # it is dropped from the copy
+
+
+class Hook:
+    """A hook of ours, before forward or `state_dict`; packing can tell it from the user's."""
+
+    __slots__ = ("act",)
+
+    def __init__(self, act: Callable[[nn.Module], None]) -> None:
+        self.act = act
+
+    def __call__(self, module: nn.Module, *args: Any) -> None:
+        self.act(module)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
+        return Hook(_nothing)
 
 
 def binding(subnet: nn.Module) -> Binding | None:
@@ -232,6 +121,18 @@ def is_calibrated(subnet: nn.Module) -> bool:
     """Return whether a module's norm statistics are its own, not mere slices of the full net's."""
     tie = binding(subnet)
     return tie is None or tie.calibrated
+
+
+def is_statistic(buffer: Tensor) -> bool:
+    """Return whether a buffer that training changes is a statistic of units, not a mere counter."""
+    return buffer.is_floating_point() and buffer.dim() > 0
+
+
+def order_of(module: nn.Module) -> int | None:
+    """Return the unit order that a subnet or packed copy was made under; None if it knows none."""
+    tie = binding(module)
+    found = tie.order if tie is not None else module.__dict__.get(_ORDER)
+    return found if isinstance(found, int) else None
 
 
 def build(
@@ -253,26 +154,17 @@ def build(
         gradients: name to the shared gradient, for every parameter.
         order: identity of the model's unit order.
     """
-    _spend_layout_warning()
     full = all(counts.get(name, axis.size) == axis.size for name, axis in space.axes.items())
-    tie = Binding(dict(counts), order, full=full)
+    tie = Binding(dict(counts), order, full)
     memo: dict[int, Any] = {id(t): t for t in _loose_tensors(model)}
-    for name, parameter in model.named_parameters():
-        cut = Cut.of(space.layouts[name], counts)
-        leaf = _leaf(parameter, cut)
-        memo[id(parameter)] = leaf
-        tie.parameters[name] = (leaf, cut)
-        _bind(tie, name, parameter, gradients[name])
-    for name, buffer in model.named_buffers():
-        own = Cut.of(space.layouts[name], counts).take(buffer)
-        if full or (name not in private and own.shape == buffer.shape):
-            own = buffer
-        elif name in private:
-            own = own.clone()
-        memo[id(buffer)] = own
-        if name in private:
-            tie.statistics[name] = (own, own._version)
-    subnet = copy.deepcopy(model, memo)
+    with torch.inference_mode(False):
+        for name, parameter in model.named_parameters():
+            cut = Cut.of(space.layouts[name], counts)
+            memo[id(parameter)], tie.parameters[name] = tether(gradients[name], cut)
+        for name, buffer in model.named_buffers():
+            cut = Cut.of(space.layouts[name], counts)
+            memo[id(buffer)] = _own_buffer(tie, name, buffer, cut, name in private)
+        subnet = copy_skeleton(model, memo)
     set_attributes(subnet, space.attributes, counts)
     _attach(subnet, tie)
     return subnet
@@ -299,147 +191,190 @@ def pack(subnet: nn.Module) -> nn.Module:
     It runs at the full speed of a net of that shape, shares nothing with the supernet, and can be
     moved, trained, exported or saved on its own. `net.absorb(spec, packed)` takes it back.
 
+    Raises:
+        SpecError: the supernet's units were reordered since the subnet was made.
+
     Example:
         >>> small = nestling.pack(net.subnet(net.space.spec(fraction=0.25)))
     """
-    memo: dict[int, Any] = {}
+    return _pack(subnet, {})
+
+
+def rebind(subnet: nn.Module, model: nn.Module, space: Space, private: frozenset[str]) -> None:
+    """Point a live subnet at the model's tensors again, after these were moved or converted.
+
+    Its parameters stay the same objects, so hooks and whatever else holds them remain.
+    """
+    tie = binding(subnet)
+    if tie is None:
+        return
+    tie.measured = tie.calibrated
+    with torch.inference_mode(False):
+        for link in tie.parameters.values():
+            link.move()
+        shared = dict(model.named_buffers(remove_duplicate=False))
+        tie.private, tie.buffers = {}, {}
+        for path, module in subnet.named_modules():
+            for key, buffer in module._buffers.items():
+                name = f"{path}.{key}" if path else key
+                if buffer is None or name not in shared:
+                    continue
+                if name in private and not tie.full:
+                    tie.private[name] = module._buffers[key] = _like(buffer, shared[name])
+                elif name in space.layouts:  # the first of several names
+                    cut = Cut.of(space.layouts[name], tie.counts)
+                    own = _own_buffer(tie, name, shared[name], cut, name in private)
+                    module._buffers[key] = own
+    tie.versions = {name: buffer._version for name, buffer in tie.private.items()}
+
+
+def refuse(subnet: nn.Module, message: str) -> None:
+    """Make every later forward run of a subnet, or of a part of it, fail with a `SpecError`."""
     tie = binding(subnet)
     if tie is not None:
-        for gather in tie.gathers.values():
+        tie.refusal = message
+
+    def stop(module: nn.Module) -> None:
+        raise SpecError(message)
+
+    for module in subnet.modules():
+        module.register_forward_pre_hook(Hook(stop), prepend=True)
+
+
+def expect_calibration(subnet: nn.Module) -> None:
+    """Let a subnet warn at its first evaluation, unless its statistics are its own by then."""
+    tie = binding(subnet)
+    if tie is None or tie.calibrated:
+        return
+    hooks = subnet._forward_pre_hooks
+
+    def look(module: nn.Module) -> None:
+        calibrated = tie.calibrated
+        if not calibrated and module.training:
+            return
+        hooks.pop(key, None)
+        if not calibrated:
+            warnings.warn(
+                "this subnet is evaluated with norm statistics that are slices of the full net's; "
+                "its accuracy will be poor: call net.recalibrate(subnet, batches) first",
+                UncalibratedWarning,
+                stacklevel=_USER,
+            )
+
+    key = subnet.register_forward_pre_hook(Hook(look)).id
+
+
+_USER = 6  # frames from `look` up to the call of the subnet: the hook, and three of nn.Module's
+
+
+def _own_buffer(tie: Binding, name: str, buffer: Tensor, cut: Cut, private: bool) -> Tensor:
+    """Return what stands in a subnet for a buffer of the net: itself, a part of it, or a copy."""
+    if private:
+        own = buffer if tie.full else cut.take(buffer).clone()
+        tie.private[name] = own
+        return own
+    if cut.whole:
+        return buffer
+    own = cut.take(buffer)
+    if cut.gathered:
+        tie.buffers[name] = GatherTether(buffer, own, cut)
+    return own
+
+
+def _attach(subnet: nn.Module, tie: Binding) -> None:
+    reference = weakref.ref(subnet)
+    state = subnet.__dict__
+    state["_nestling"] = tie
+    state["_apply"] = functools.partial(_stand_alone, reference)
+    state["zero_grad"] = functools.partial(_zero_grad, reference)
+    state["__deepcopy__"] = functools.partial(_deepcopy, reference)
+    state["__reduce_ex__"] = functools.partial(_reduce, reference)
+    parts: dict[str, dict[str, GatherTether]] = {}
+    for name, gather in tie.gathers():
+        path = name.rpartition(".")[0]
+        while path:
+            parts.setdefault(path, {})[name] = gather
+            path = path.rpartition(".")[0]
+        parts.setdefault("", {})[name] = gather
+    for path, gathers in parts.items():
+        hook = Hook(_Refresh(tuple(gathers.values())))
+        subnet.get_submodule(path).register_forward_pre_hook(hook, prepend=True)
+        subnet.get_submodule(path).register_state_dict_pre_hook(hook)  # type: ignore[no-untyped-call]
+    expect_calibration(subnet)
+
+
+class _Refresh:
+    """Fills gathered copies again where the shared tensors have changed."""
+
+    __slots__ = ("gathers",)
+
+    def __init__(self, gathers: tuple[GatherTether, ...]) -> None:
+        self.gathers = gathers
+
+    def __call__(self, module: nn.Module) -> None:
+        for gather in self.gathers:
             gather.refresh()
-    for parameter in subnet.parameters():
-        copied = parameter.detach().clone(memory_format=torch.preserve_format)
-        memo[id(parameter)] = nn.Parameter(copied, requires_grad=parameter.requires_grad)
-    for buffer in subnet.buffers():
-        memo[id(buffer)] = buffer.detach().clone(memory_format=torch.preserve_format)
-    state = {key: value for key, value in subnet.__dict__.items() if key not in _OWN}
-    twin = subnet.__class__.__new__(subnet.__class__)
-    memo[id(subnet)] = twin
-    twin.__dict__.update(copy.deepcopy(state, memo))
+
+
+def _pack(subnet: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    tie = binding(subnet)
+    if tie is not None:
+        if tie.refusal:
+            raise SpecError(tie.refusal)
+        tie.refresh()
+    with torch.inference_mode(False):
+        for parameter in subnet.parameters():
+            if id(parameter) not in memo:
+                memo[id(parameter)] = nn.Parameter(
+                    _dense(parameter), requires_grad=parameter.requires_grad
+                )
+        for buffer in subnet.buffers():
+            if id(buffer) not in memo:
+                memo[id(buffer)] = _dense(buffer)
+        twin = _copy_root(subnet, memo)
+    if tie is not None:
+        twin.__dict__[_ORDER] = tie.order
     for module in twin.modules():
         _drop_own_hooks(module)
     return twin
 
 
-def rebind(subnet: nn.Module, model: nn.Module, gradients: Mapping[str, SharedGradient]) -> None:
-    """Point a live subnet at the model's parameters again, after these were moved or replaced."""
-    tie = binding(subnet)
-    if tie is None:
-        return
-    shared = dict(model.named_parameters())
-    fresh: dict[int, nn.Parameter] = {}
-    for name, (old, cut) in list(tie.parameters.items()):
-        leaf = _leaf(shared[name], cut)
-        leaf.requires_grad_(old.requires_grad)
-        fresh[id(old)] = leaf
-        tie.parameters[name] = (leaf, cut)
-        _bind(tie, name, shared[name], gradients[name])
-    for module in subnet.modules():
-        for key, parameter in module._parameters.items():
-            if parameter is not None and id(parameter) in fresh:
-                module._parameters[key] = fresh[id(parameter)]
+def _copy_root(subnet: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Return `copy.deepcopy(subnet)` as its class would do it, without what makes it live."""
+    kind = type(subnet)
+    own_way: Any = getattr(kind, "__deepcopy__", None)
+    if own_way is not None:
+        twin = cast(nn.Module, own_way(subnet, memo))
+        for key in _OWN:
+            twin.__dict__.pop(key, None)
+        return twin
+    reduced: Any = kind.__reduce_ex__(subnet, 4)
+    make, arguments, state, *_ = reduced
+    twin: nn.Module = make(*arguments)
+    memo[id(subnet)] = twin
+    kept = {key: value for key, value in state.items() if key not in _OWN}
+    twin.__setstate__(copy.deepcopy(kept, memo))  # type: ignore[no-untyped-call]
+    return twin
 
 
-def refuse(subnet: nn.Module, message: str) -> None:
-    """Make every later forward run of a subnet fail with a `SpecError`."""
-
-    def stop() -> None:
-        raise SpecError(message)
-
-    subnet.register_forward_pre_hook(Hook(stop), prepend=True)
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone(memory_format=torch.preserve_format)
 
 
-def refuse_create_graph() -> None:
-    """Raise if a backward run asked for a graph of itself: slices of gradients cannot hold one.
-
-    Raises:
-        ModelError: `backward(create_graph=True)` through a subnet.
-    """
-    if torch.is_grad_enabled():
-        raise ModelError(
-            "create_graph=True does not work on a live subnet, whose gradients are slices of the "
-            "shared ones; use nestling.pack(subnet) for second derivatives"
-        )
+def _like(buffer: Tensor, shared: Tensor) -> Tensor:
+    """Return a private buffer with the device, dtype and memory format of the net's."""
+    moved = buffer.to(shared.device, shared.dtype)
+    if shared.dim() == 4 and not shared.is_contiguous():
+        return moved.contiguous(memory_format=torch.channels_last)
+    return moved
 
 
-@functools.cache
-def _spend_layout_warning() -> None:
-    """Autograd warns once a process that strided gradients may be slow; here they are meant so.
-
-    The warning is triggered on a tiny tensor with warnings caught, so that exactly this one does
-    not reach the user.
-    """
-    whole = torch.zeros(2, 2)
-    leaf = nn.Parameter(whole[:, :1])
-    with warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore")
-        leaf.grad = torch.zeros(2, 2)[:, :1]
-        leaf.sum().backward()
-
-
-def _leaf(shared: nn.Parameter, cut: Cut) -> nn.Parameter:
-    # A view of detach(), never of .data: the version counter must stay the shared parameter's.
-    part = cut.take(shared.detach())
-    return nn.Parameter(part, requires_grad=shared.requires_grad)
-
-
-def _bind(tie: Binding, name: str, shared: nn.Parameter, gradient: SharedGradient) -> None:
-    leaf, cut = tie.parameters[name]
-    if cut.gathered:
-        tie.gathers[name] = Gathered(shared, leaf, cut)
-    if not leaf.requires_grad:
-        return
-    if cut.gathered:
-        leaf.register_post_accumulate_grad_hook(ScatterGradient(gradient, cut))
-    else:
-        leaf.register_hook(BindGradient(gradient, leaf, cut))
-
-
-def _attach(subnet: nn.Module, tie: Binding) -> None:
-    subnet.__dict__["_nestling"] = tie
-    reference = weakref.ref(subnet)
-    subnet.__dict__["_apply"] = functools.partial(_stand_alone, reference)
-    subnet.__dict__["__deepcopy__"] = functools.partial(_deepcopy, reference)
-    if tie.gathers:
-        owners: dict[str, list[str]] = {"": list(tie.gathers)}
-        for name in tie.gathers:
-            owners.setdefault(name.rpartition(".")[0], []).append(name)
-        for path, names in owners.items():
-            refresh = _Refresh(tie, tuple(dict.fromkeys(names)))
-            subnet.get_submodule(path).register_forward_pre_hook(Hook(refresh), prepend=True)
-    if tie.statistics and not tie.full:
-        _warn_once(subnet, tie)
-
-
-class _Refresh:
-    """Fills the named gathered leaves again where the shared parameters have changed."""
-
-    __slots__ = ("names", "tie")
-
-    def __init__(self, tie: Binding, names: tuple[str, ...]) -> None:
-        self.tie = tie
-        self.names = names
-
-    def __call__(self) -> None:
-        for name in self.names:
-            self.tie.gathers[name].refresh()
-
-
-def _warn_once(subnet: nn.Module, tie: Binding) -> None:
-    reference = weakref.ref(subnet)
-
-    def look() -> None:
-        handle.remove()
-        module = reference()
-        if module is not None and not module.training and not tie.calibrated:
-            warnings.warn(
-                "this subnet is evaluated with norm statistics that are slices of the full net's; "
-                "its accuracy will be poor: call net.recalibrate(subnet, batches) first",
-                UncalibratedWarning,
-                stacklevel=3,
-            )
-
-    handle = subnet.register_forward_pre_hook(Hook(look))
+def _zero_grad(subnet: weakref.ref[nn.Module], set_to_none: bool = True) -> None:
+    """`subnet.zero_grad()`: clears the subnet's slices of the shared gradients at once."""
+    tie = binding(_alive(subnet))
+    if tie is not None:
+        for link in tie.parameters.values():
+            link.clear(set_to_none)
 
 
 def _stand_alone(
@@ -452,27 +387,39 @@ def _stand_alone(
         UserWarning,
         stacklevel=3,
     )
-    return pack(_alive(subnet))._apply(change)
+    return cast(nn.Module, pack(_alive(subnet))._apply(change))  # type: ignore[no-untyped-call]
 
 
 def _deepcopy(subnet: weakref.ref[nn.Module], memo: dict[int, Any]) -> nn.Module:
     module = _alive(subnet)
-    memo[id(module)] = pack(module)
+    memo[id(module)] = _pack(module, memo)
     return cast(nn.Module, memo[id(module)])
+
+
+def _reduce(subnet: weakref.ref[nn.Module], protocol: int) -> Any:
+    """Pickle and `torch.save` store a packed copy: views would drag all shared weights along."""
+    return pack(_alive(subnet)).__reduce_ex__(protocol)
 
 
 def _alive(subnet: weakref.ref[nn.Module]) -> nn.Module:
     module = subnet()
     if module is None:
-        raise ReferenceError("the subnet has been deleted")
+        _gone()
     return module
 
 
+def _gone() -> NoReturn:
+    raise ReferenceError("the subnet has been deleted")
+
+
 def _drop_own_hooks(module: nn.Module) -> None:
-    hooks = module._forward_pre_hooks
-    for key in [key for key, hook in hooks.items() if isinstance(hook, Hook)]:
-        del hooks[key]
+    before = module._forward_pre_hooks
+    for key in [key for key, hook in before.items() if isinstance(hook, Hook)]:
+        del before[key]
         module._forward_pre_hooks_with_kwargs.pop(key, None)
+    saving = module._state_dict_pre_hooks
+    for key in [key for key, hook in saving.items() if isinstance(hook, Hook)]:
+        del saving[key]
 
 
 def _loose_tensors(model: nn.Module) -> list[Tensor]:
@@ -485,10 +432,5 @@ def _loose_tensors(model: nn.Module) -> list[Tensor]:
     ]
 
 
-def _nothing() -> None:
+def _nothing(module: nn.Module) -> None:
     return None
-
-
-def parameter_count(module: nn.Module) -> int:
-    """Return the number of parameters of a module, each counted once."""
-    return sum(math.prod(parameter.shape) for parameter in module.parameters())

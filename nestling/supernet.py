@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-import fnmatch
-import warnings
+import json
 import weakref
+import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,14 +15,22 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from nestling import extent as extents
-from nestling.axes.discovery import discover
-from nestling.axes.proof import Prover, double
-from nestling.axes.tracer import run
-from nestling.batch import forward, inputs_of
+from nestling.construction import (
+    check_model,
+    check_step,
+    copied,
+    first_run,
+    picker,
+    private_buffers,
+    proven_space,
+    with_itemsizes,
+)
 from nestling.errors import ModelError, SpecError, did_you_mean
+from nestling.recalibration import recalibrate
 from nestling.signature import Signature
-from nestling.spec import Frozen, Space, Spec
-from nestling.subnet import SharedGradient, binding, build, rebind, refuse
+from nestling.spec import Space, Spec
+from nestling.subnet import binding, build, order_of, rebind, refuse
+from nestling.tether import SharedGradient
 
 POOL = 64  # live subnets that a supernet keeps for training, the least recently used dropped first
 
@@ -65,16 +72,16 @@ class Supernet:
         tie: Iterable[Sequence[str]] = (),
         step: int | Mapping[str, int] | None = None,
     ) -> None:
-        _check_model(model)
-        _check_step(step)
-        own = _copied(model)
-        pick = _picker(outputs)
+        check_model(model)
+        check_step(step)
+        own = copied(model)
+        pick = picker(outputs)
         options = dict(kwargs or {})
         before = {name: m.training for name, m in own.named_modules()}
         own.eval()
-        _first_run(own, args, options)
-        space = _proven_space(own, args, options, pick, freeze, tie, step)
-        private = _private_buffers(own, args, options)
+        first_run(own, args, options)
+        space = proven_space(own, args, options, pick, freeze, tie, step)
+        private = private_buffers(own, args, options)
         for name, module in own.named_modules():
             module.training = before[name]
         orders = {name: tuple(range(axis.size)) for name, axis in space.axes.items()}
@@ -107,7 +114,8 @@ class Supernet:
         self._space = space
         self._private = private
         self._orders = {name: tuple(order) for name, order in orders.items()}
-        self._order = 0
+        self._order = _identity(self._orders)
+        self._thawed = _thawed(model)
         self._gradients = {name: SharedGradient(p) for name, p in model.named_parameters()}
         self._live: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._pool: OrderedDict[Spec, nn.Module] = OrderedDict()
@@ -131,7 +139,7 @@ class Supernet:
 
     @property
     def order(self) -> int:
-        """Identity of the present order; subnets made under another one refuse to run."""
+        """Identity of the present order, 0 for the model's own; others' subnets refuse to run."""
         return self._order
 
     @property
@@ -175,16 +183,14 @@ class Supernet:
         Raises:
             SpecError: an unknown axis or a count that is not allowed.
         """
-        spec = self._checked(spec)
-        with torch.inference_mode(False):
-            subnet = build(
-                self._model,
-                self._space,
-                spec,
-                private=self._private,
-                gradients=self._gradients,
-                order=self._order,
-            )
+        subnet = build(
+            self._model,
+            self._space,
+            self._checked(spec),
+            private=self._private,
+            gradients=self._gradients,
+            order=self._order,
+        )
         self._live.add(subnet)
         return subnet
 
@@ -192,9 +198,14 @@ class Supernet:
         """Return the same training subnet for the same spec, made when it is first asked for.
 
         Training draws the same specs again and again; making a module each time would cost more
-        than a small net's step. The pool holds the 64 that were used last.
+        than a small net's step. The pool holds the 64 that were used last, and is emptied when
+        shared weights were frozen or thawed.
         """
         spec = self._checked(spec)
+        thawed = _thawed(self._model)
+        if thawed != self._thawed:
+            self._thawed = thawed
+            self._pool.clear()
         subnet = self._pool.get(spec)
         if subnet is None:
             subnet = self._pool[spec] = self.subnet(spec)
@@ -207,7 +218,7 @@ class Supernet:
         """Measure a subnet's norm statistics afresh over batches of training data.
 
         Only the norm layers work as in training; dropout and the like stay off. The shared weights
-        do not change.
+        do not change. When it fails, the subnet is left as it was.
 
         Args:
             subnet: of this supernet, or a packed copy.
@@ -219,56 +230,43 @@ class Supernet:
         Raises:
             ModelError: there is no batch.
         """
-        modes = {module: module.training for module in subnet.modules()}
-        norms = [module for module in subnet.modules() if _keeps_statistics(module)]
-        momenta = [norm.momentum for norm in norms]
-        subnet.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain mean over all batches
-            norm.train()
-        try:
-            with torch.no_grad():
-                seen = [forward(subnet, inputs_of(batch)) is not None for batch in batches]
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-            for module, training in modes.items():
-                module.training = training
-        if norms and not seen:
-            raise ModelError("recalibration needs at least one batch, but none was given")
+        recalibrate(subnet, batches, self._private)
         return subnet
 
     def absorb(self, spec: Mapping[str, int], packed: nn.Module) -> nn.Module:
         """Write a packed (and perhaps tuned) copy back into the shared weights.
 
+        Args:
+            spec: what the copy was packed from.
+            packed: made by `nestling.pack`, or a module of the same names and shapes.
+
         Returns:
             A live subnet for the spec with the packed copy's norm statistics.
 
         Raises:
-            SpecError: the copy's parameters are not those of the spec.
+            SpecError: the copy's tensors are not those of the spec, or its units are in another
+                order. Nothing is written then.
         """
+        order = order_of(packed)
+        if order is not None and order != self._order:
+            raise SpecError(
+                "this copy was packed under another order of the supernet's units and its weights "
+                "belong elsewhere now; pack net.subnet(spec) again"
+            )
         subnet = self.subnet(spec)
         tie = binding(subnet)
         assert tie is not None
-        given = dict(packed.named_parameters())
-        shared = dict(self._model.named_parameters())
-        for name, (leaf, _) in tie.parameters.items():
-            if name not in given or given[name].shape != leaf.shape:
-                got = tuple(given[name].shape) if name in given else "missing"
-                raise SpecError(
-                    f"the module is no packed copy of this spec: {name!r} must have the shape "
-                    f"{tuple(leaf.shape)}, but is {got}; absorb it under the spec it was packed from"
-                )
+        given, buffers = dict(packed.named_parameters()), dict(packed.named_buffers())
+        expected = {**dict(subnet.named_parameters()), **tie.private}
+        _check_shapes(expected, {**given, **buffers})
         with torch.no_grad():
-            for name, (_, cut) in tie.parameters.items():
-                cut.put(shared[name], given[name].to(shared[name]))
-            for gather in tie.gathers.values():
-                gather.refresh()
-            buffers = dict(packed.named_buffers())
-            for name, (buffer, _) in tie.statistics.items():
-                if name in buffers:
-                    buffer.copy_(buffers[name])
+            for name, link in tie.parameters.items():
+                shared = self._gradients[name].parameter
+                link.cut.put(shared, given[name].to(shared))
+            for name, buffer in tie.private.items():
+                buffer.copy_(buffers[name])
+            tie.measured = True
+        tie.refresh()
         return subnet
 
     # -- changes of all -----------------------------------------------------------------------
@@ -280,8 +278,8 @@ class Supernet:
     ) -> None:
         """Permute units, best first; the full net's function does not change.
 
-        Optimiser state of the same shape as its parameter is permuted too. Subnets and menus that
-        were made before refuse to run: they would be other networks now.
+        Gradients and optimiser state are permuted too. Subnets and menus that were made before
+        refuse to run: they would be other networks now.
 
         Args:
             orders: axis name to the present unit for each new place; other axes stay as they are.
@@ -289,39 +287,63 @@ class Supernet:
 
         Raises:
             SpecError: an unknown axis, or an order that is not a permutation of its units.
+            ModelError: the optimiser holds state that belongs to no dimension of its parameter.
+                Nothing is permuted then.
         """
-        for name, order in orders.items():
-            _check_order(self._space, name, order)
-        with torch.no_grad():
-            tensors = [*self._model.named_parameters(), *self._model.named_buffers()]
-            for name, tensor in tensors:
-                for dim, extent in enumerate(self._space.layouts[name].extents):
-                    if not orders.keys().isdisjoint(extents.axes_of(extent)):
-                        moved = extents.permuted(extent, orders)
-                        index = torch.tensor(moved, device=tensor.device)
-                        for each in _companions(tensor, optimizer):
-                            each.copy_(each.index_select(dim, index))
-        for name, order in orders.items():
+        orders = {name: _checked_order(self._space, name, order) for name, order in orders.items()}
+        moving = {n: order for n, order in orders.items() if order != tuple(range(len(order)))}
+        if not moving:
+            return
+        with torch.inference_mode(False), torch.no_grad():
+            for tensor, dim, index in list(self._moves(moving, optimizer)):
+                tensor.copy_(tensor.index_select(dim, index.to(tensor.device)))
+        for name, order in moving.items():
             self._orders[name] = tuple(self._orders[name][unit] for unit in order)
-        self._order += 1
-        for subnet in self._live:
-            refuse(
-                subnet,
-                "this subnet was made before the supernet's units were reordered and would now "
-                "be another network; make it again with net.subnet(spec)",
-            )
-        self._live.clear()
-        self._pool.clear()
+        self._order = _identity(self._orders)
+        self._let_go(
+            "this subnet was made before the supernet's units were reordered and would now "
+            "be another network; make it again with net.subnet(spec)"
+        )
+
+    def _moves(
+        self, orders: Mapping[str, Sequence[int]], optimizer: torch.optim.Optimizer | None
+    ) -> Iterator[tuple[Tensor, int, Tensor]]:
+        """Yield every tensor that a reorder changes, with the dimension and the new order."""
+        for name, tensor in [*self._model.named_parameters(), *self._model.named_buffers()]:
+            followers = None
+            for dim, extent in enumerate(self._space.layouts[name].extents):
+                if not orders.keys().isdisjoint(extents.axes_of(extent)):
+                    index = torch.tensor(extents.permuted(extent, orders))
+                    if followers is None:
+                        followers = _followers(name, tensor, optimizer)
+                    for each in followers:
+                        if each.shape[dim] == tensor.shape[dim]:
+                            yield each, dim, index
 
     def to(self, *args: Any, **kwargs: Any) -> Supernet:
         """Move or convert the shared weights, as `nn.Module.to` does; live subnets follow."""
-        self._model.to(*args, **kwargs)
-        self._gradients = {name: SharedGradient(p) for name, p in self._model.named_parameters()}
-        self._pool.clear()
+        for gradient in self._gradients.values():
+            gradient.release()
+        with _in_place():
+            self._model.to(*args, **kwargs)
+        self._space = with_itemsizes(self._space, self._model)
+        moved = dict(self._model.named_parameters())
+        if any(moved[name] is not each.parameter for name, each in self._gradients.items()):
+            self._gradients = {name: SharedGradient(p) for name, p in moved.items()}
+            self._let_go(
+                "the supernet's weights were replaced when they were moved; make the subnet again "
+                "with net.subnet(spec)"
+            )
         for subnet in self._live:
-            rebind(subnet, self._model, self._gradients)
-            _follow(subnet, self._model)
+            rebind(subnet, self._model, self._space, self._private)
         return self
+
+    def _let_go(self, why: str) -> None:
+        """Make all live subnets refuse to run."""
+        for subnet in self._live:
+            refuse(subnet, why)
+        self._live.clear()
+        self._pool.clear()
 
     def __repr__(self) -> str:
         full = self._space.full
@@ -331,221 +353,79 @@ class Supernet:
         )
 
     def _checked(self, spec: Mapping[str, int]) -> Spec:
-        if isinstance(spec, Spec) and spec.keys() == self._space.axes.keys():
-            return spec
-        return Spec(self._space, spec)
+        return Spec(self._space, spec)  # also a `Spec`: it may be of another space
 
 
-def _proven_space(
-    model: nn.Module,
-    args: Sequence[Any],
-    kwargs: dict[str, Any],
-    pick: Callable[[Any], Any],
-    freeze: Iterable[str],
-    tie: Iterable[Sequence[str]],
-    step: int | Mapping[str, int] | None,
-) -> Space:
-    """Discover the axes, apply the user's wishes, and prove what remains."""
-    wide, (wide_args, wide_kwargs) = double(model, (tuple(args), kwargs))
-    found = discover(wide, wide_args, wide_kwargs, outputs=pick, step=step)
-    space = found.space
-    _check_named_steps(space, step)
-    prover = Prover(wide, wide_args, wide_kwargs, found, pick)
-    for pattern in [freeze] if isinstance(freeze, str) else freeze:
-        for name in _matching(space, pattern):
-            prover.let_go(name)
-            space = space.without(name, Frozen("", 0, 0, "", "", f"freeze={pattern!r}"))
-    for group in tie:
-        space = prover.tie(space, list(group))
-    space = prover.prove(space)
-    if not space.axes:
-        reasons = "; ".join(dict.fromkeys(row.reason for row in space.frozen)) or "no parameters"
-        raise ModelError(
-            f"nothing in {type(model).__name__} is elastic: {reasons}. A net needs at least one "
-            "hidden dimension that ops with rules produce and consume; see outputs= and freeze="
-        )
-    return _with_itemsizes(space, model)
-
-
-def _with_itemsizes(space: Space, model: nn.Module) -> Space:
-    """Return the space with the bytes of the user's dtypes (the proof ran in float64)."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    layouts = {
-        name: replace(layout, itemsize=tensors[name].element_size())
-        for name, layout in space.layouts.items()
-    }
-    return replace(space, layouts=layouts)
-
-
-def _matching(space: Space, pattern: str) -> list[str]:
-    """Return the axes that a name or pattern of axes, modules or parameters means."""
-    found = [
-        name
-        for name in space.axes
-        if fnmatch.fnmatchcase(name, pattern)
-        or any(
-            fnmatch.fnmatchcase(tensor, pattern) or tensor.startswith(f"{pattern}.")
-            for tensor, dim in space.touches(name)
-            if dim == 0
-        )
-    ]
-    if not found:
-        near = did_you_mean(pattern, [*space.axes, *space.layouts])
-        raise SpecError(
-            f"freeze={pattern!r} matches no axis, module or parameter{near}; "
-            f"the axes are {', '.join(list(space.axes)[:8])}"
-        )
-    return found
-
-
-def _check_model(model: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"a supernet is made from an nn.Module, but got {type(model).__name__}; "
-            "pass the model itself, not its class or its state dict"
-        )
-
-
-def _check_step(step: object) -> None:
-    values = step.values() if isinstance(step, Mapping) else [] if step is None else [step]
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise SpecError(f"step= is a whole number of at least 1, but it is {value!r}")
-
-
-def _check_named_steps(space: Space, step: object) -> None:
-    if isinstance(step, Mapping):
-        for name in step:
-            if name not in space.axes:
-                raise SpecError(
-                    f"step= names the unknown axis {name!r}{did_you_mean(name, space.axes)}"
-                )
-
-
-def _check_order(space: Space, name: str, order: Sequence[int]) -> None:
+def _checked_order(space: Space, name: str, order: Sequence[int]) -> tuple[int, ...]:
     if name not in space.axes:
         raise SpecError(f"cannot reorder the unknown axis {name!r}{did_you_mean(name, space.axes)}")
     size = space.axes[name].size
-    if sorted(order) != list(range(size)):
+    units = tuple(int(unit) for unit in order)
+    if sorted(units) != list(range(size)):
         raise SpecError(
             f"an order of axis {name!r} is a permutation of 0 to {size - 1}, but got "
-            f"{len(order)} entries, {len(set(order))} of them distinct"
+            f"{len(units)} entries, {len(set(units))} of them distinct"
         )
+    return units
 
 
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise ModelError(
-            f"{type(model).__name__} cannot be copied: {error}; a model must survive "
-            "copy.deepcopy (keep non-leaf tensors out of its attributes)"
-        ) from error
+def _check_shapes(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    for name, tensor in expected.items():
+        if name not in given or given[name].shape != tensor.shape:
+            got = tuple(given[name].shape) if name in given else "missing"
+            raise SpecError(
+                f"the module is no packed copy of this spec: {name!r} must have the shape "
+                f"{tuple(tensor.shape)}, but is {got}; absorb it under the spec it was packed from"
+            )
 
 
-def _first_run(model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-    """Run once, so that lazy modules are built and the user's own errors are told apart."""
-    try:
-        returned = run(model, args, kwargs, None)
-    except Exception as error:
-        shapes = [tuple(a.shape) for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
-        raise ModelError(
-            f"{type(model).__name__} fails in its own forward on the example inputs "
-            f"(shapes {shapes}): {type(error).__name__}: {error}; give Supernet inputs that the "
-            "model accepts"
-        ) from error
-    if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(_plain(returned))):
-        raise ModelError(
-            f"{type(model).__name__} returns no tensor (it returns {type(returned).__name__}), so "
-            "nothing can be proven; return tensors, or pick them with outputs="
-        )
+def _identity(orders: Mapping[str, tuple[int, ...]]) -> int:
+    """Return a number that tells orders apart, the same in every process; 0 for the model's own."""
+    moved = {n: order for n, order in sorted(orders.items()) if order != tuple(range(len(order)))}
+    return zlib.crc32(json.dumps(moved).encode()) or 1 if moved else 0
 
 
-def _plain(returned: Any) -> Any:
-    return (
-        vars(returned)
-        if hasattr(returned, "__dict__")
-        and not isinstance(returned, Tensor)
-        and not isinstance(returned, Mapping)
-        else returned
-    )
+def _thawed(model: nn.Module) -> tuple[bool, ...]:
+    return tuple(parameter.requires_grad for parameter in model.parameters())
 
 
-def _picker(outputs: Any) -> Callable[[Any], Any]:
-    if outputs is None:
-        return _plain
-    if callable(outputs):
-        return lambda returned: outputs(returned)
-    keys = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+def _followers(name: str, tensor: Tensor, optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
+    """Return the tensor, its gradient and its optimiser state: all that is permuted with it.
 
-    def pick(returned: Any) -> Any:
-        try:
-            return [
-                returned[key]
-                if not isinstance(key, str) or isinstance(returned, Mapping)
-                else getattr(returned, key)
-                for key in keys
-            ]
-        except (KeyError, IndexError, AttributeError, TypeError) as error:
-            raise ModelError(
-                f"outputs={outputs!r} does not fit what the model returns "
-                f"({type(returned).__name__}): {error}"
-            ) from error
-
-    return pick
-
-
-def _keeps_statistics(module: nn.Module) -> bool:
-    norm = nn.modules.batchnorm._NormBase
-    return isinstance(module, norm) and module.track_running_stats
-
-
-def _private_buffers(
-    model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]
-) -> frozenset[str]:
-    """Return the buffers that training changes: norm statistics, and what else a run writes."""
-    names = {
-        f"{path}.{key}" if path else key
-        for path, module in model.named_modules()
-        if _keeps_statistics(module)
-        for key, buffer in module._buffers.items()
-        if buffer is not None
-    }
-    trial = copy.deepcopy(model).train()
-    before = {name: (buffer, buffer._version) for name, buffer in trial.named_buffers()}
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")
-        try:
-            run(trial, args, kwargs, None)
-        except Exception:  # noqa: BLE001  (one example may be too few to train on)
-            return frozenset(names & before.keys())
-    for name, buffer in trial.named_buffers():
-        known = before.get(name)
-        if known is not None and (known[0] is not buffer or known[1] != buffer._version):
-            names.add(name)
-    return frozenset(names & before.keys())
-
-
-def _companions(tensor: Tensor, optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
-    """Return the tensor, its gradient and its optimiser state: all that is permuted with it."""
+    State of one entry (a step count) stays; factored state follows in the dimensions it has.
+    """
     found = [tensor]
     if tensor.grad is not None:
         found.append(tensor.grad)
-    if optimizer is not None:
-        state = optimizer.state.get(tensor, {})
-        found += [
-            value
-            for value in state.values()
-            if isinstance(value, Tensor) and value.shape == tensor.shape
-        ]
+    state = optimizer.state.get(tensor, {}) if optimizer is not None else {}
+    for key, value in state.items():
+        for leaf in tree_leaves(value):
+            if not isinstance(leaf, Tensor) or leaf.numel() == 1:
+                continue
+            pairs = zip(leaf.shape, tensor.shape, strict=False)
+            if leaf.dim() != tensor.dim() or any(a not in (1, b) for a, b in pairs):
+                raise ModelError(
+                    f"the optimiser's state {key!r} of {name!r} has the shape "
+                    f"{tuple(leaf.shape)}, which does not fit the parameter's "
+                    f"{tuple(tensor.shape)}, so it cannot follow; reorder before training, or "
+                    "make the optimiser anew afterwards"
+                )
+            found.append(leaf)
     return found
 
 
-def _follow(subnet: nn.Module, model: nn.Module) -> None:
-    """Move a live subnet's own buffers to where the model's are."""
-    there = dict(model.named_buffers())
-    for path, module in subnet.named_modules():
-        for key, buffer in module._buffers.items():
-            name = f"{path}.{key}" if path else key
-            if buffer is not None and name in there:
-                module._buffers[key] = buffer.to(there[name].device, there[name].dtype)
+@contextmanager
+def _in_place() -> Iterator[None]:
+    """Let `nn.Module.to` keep the parameter objects, whatever torch's global switches say."""
+    future = torch.__future__
+    before = (
+        future.get_overwrite_module_params_on_conversion(),
+        future.get_swap_module_params_on_conversion(),
+    )
+    future.set_overwrite_module_params_on_conversion(False)
+    future.set_swap_module_params_on_conversion(False)
+    try:
+        yield
+    finally:
+        future.set_overwrite_module_params_on_conversion(before[0])
+        future.set_swap_module_params_on_conversion(before[1])

@@ -1,16 +1,20 @@
 """Training: one readable loop, resumable bit for bit.
 
-A `Run` holds what a training is made of. Methods call `run.train(objective)` once a stage; finished
-stages are skipped when a run is resumed. The checkpoint is written at the end of every epoch, and at
-once on Ctrl-C or SIGTERM.
+A `Run` holds what a training is made of. Methods call `run.train_stage(objective)` once a stage;
+finished stages are skipped when a run is resumed. The checkpoint is written at the end of every
+epoch, and at once on Ctrl-C or SIGTERM; it never holds weights that are not finite.
 """
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import json
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,22 +22,27 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from nestling import batch as batches
-from nestling.checkpoint import Checkpoint, RandomState
+from nestling import container
+from nestling.checkpoint import Checkpoint, RandomState, seed_all
 from nestling.errors import DataError, FileError, ModelError
 from nestling.evaluation import Metric, accuracy
 from nestling.objectives.sandwich import Loss
 from nestling.precision import choose
 from nestling.progress import Reporter
 from nestling.supernet import Supernet
+from nestling.weights import all_finite, cloned, fill, lay_out, misfit, tensors_of
 
 Objective: TypeAlias = Callable[[Supernet], Iterator[tuple[nn.Module, Loss]]]
 MakeOptimizer: TypeAlias = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
 LINES_EVERY = 10.0  # seconds between progress lines where there is no terminal
+HOPELESS = 1000.0  # times the first loss, or 1: a training whose loss is that large has diverged
+IMPATIENT = 1.0  # seconds after which a second Ctrl-C stops at once, without saving
+_END = object()
 
 
 class Interrupted(KeyboardInterrupt):
@@ -56,6 +65,7 @@ class Run:
         precision: "auto", "float32" or "bfloat16".
         checkpoint: where the state is saved; None saves nothing.
         reporter: shows the progress.
+        settings: what else a resumed run must share: the method and its options.
     """
 
     net: Supernet
@@ -68,7 +78,8 @@ class Run:
     precision: str = "auto"
     checkpoint: Path | None = None
     reporter: Reporter = field(default_factory=lambda: Reporter(quiet=True))
-    log: list[dict[str, Any]] = field(default_factory=list)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    log: list[dict[str, Any]] = field(default_factory=list, init=False)
     _stage: int = field(default=0, init=False)
     _resumed: Checkpoint | None = field(default=None, init=False)
     _results: dict[str, dict[str, Tensor]] = field(default_factory=dict, init=False)
@@ -77,17 +88,22 @@ class Run:
         if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 0:
             raise ModelError(f"epochs= is a whole number of at least 0, but it is {self.epochs!r}")
         try:
-            batches_an_epoch = len(self.train)  # type: ignore[arg-type]
+            self.length = len(self.train)  # type: ignore[arg-type]
         except TypeError as error:
             raise DataError(
                 f"train= must have a length and be iterable once an epoch, but a "
                 f"{type(self.train).__name__} has no len(); use a DataLoader or a list of batches"
             ) from error
-        if self.epochs and not batches_an_epoch:
+        if self.epochs and not self.length:
             raise DataError("train= has no batch; give at least one")
+        if self.checkpoint is not None and not self.checkpoint.parent.is_dir():
+            raise FileError(
+                f"cannot save to {self.checkpoint}: there is no folder "
+                f"{str(self.checkpoint.parent)!r}; make it first"
+            )
+        seed_all(self.seed)
         self.precise = choose(self.precision, self.device, self.net.model)
         self.net.to(memory_format=self.precise.memory_format)
-        torch.manual_seed(self.seed)
 
     @property
     def device(self) -> torch.device:
@@ -121,21 +137,20 @@ class Run:
         epochs = self.epochs if epochs is None else epochs
         if self._skip(stage, alone):
             return
+        if alone is not None:
+            lay_out(alone, self.precise.memory_format)
         target = alone if alone is not None else self.net.model
-        optimizer = self._make_optimizer(target)
-        steps = epochs * len(self.train)  # type: ignore[arg-type]
-        rates = [group["lr"] for group in optimizer.param_groups]
-        loop = _Loop(self, stage, target, optimizer, rates, steps)
-        first, start = loop.restore(self._resumed, stage)
+        loop = _Loop(self, stage, target, self._make_optimizer(target), epochs * self.length)
+        first, start = loop.restore(self._resumed)
         self._resumed = None
-        self.reporter.start(name, steps, first * loop.length + start)
+        self.reporter.start(name, loop.steps, first * self.length + start)
         with _graceful() as stop:
             for epoch in range(first, epochs):
                 loop.epoch(objective, epoch, start, stop)
                 start = 0
                 self._finish_epoch(loop, epoch, epochs, name)
         if alone is not None:
-            self._results[str(stage)] = _cloned(alone.state_dict())
+            self._results[str(stage)] = cloned(tensors_of(alone))
 
     def _finish_epoch(self, loop: _Loop, epoch: int, epochs: int, name: str) -> None:
         self.log.append({"stage": name, "epoch": epoch + 1, "loss": loop.mean_loss()})
@@ -150,10 +165,15 @@ class Run:
         if self._resumed is None or stage >= self._resumed.header["stage"]:
             return False
         if alone is not None:
-            alone.load_state_dict(self._results[str(stage)])
+            _load(alone, self._results.get(str(stage), {}), self.checkpoint)
         return True
 
     def _make_optimizer(self, target: nn.Module) -> torch.optim.Optimizer:
+        if not any(parameter.requires_grad for parameter in target.parameters()):
+            raise ModelError(
+                "training needs a parameter to train, but none of the model has requires_grad; "
+                "set it, or use epochs=0"
+            )
         if self.optimizer is None:
             return default_optimizer(target)
         made = self.optimizer(target.parameters())
@@ -162,19 +182,33 @@ class Run:
                 "optimizer= is a function from parameters to a torch optimiser, such as "
                 f"lambda p: torch.optim.SGD(p, lr=0.1), but it returned {type(made).__name__}"
             )
+        closure = inspect.signature(type(made).step).parameters.get("closure")
+        if closure is not None and closure.default is closure.empty:
+            raise ModelError(
+                f"optimizer= must step without a closure, and {type(made).__name__} needs one; "
+                "use SGD, AdamW or the like"
+            )
         return made
 
     # -- resuming -----------------------------------------------------------------------------
 
     def facts(self) -> dict[str, Any]:
-        """Return what a resumed run must have been started with."""
-        length = len(self.train)  # type: ignore[arg-type]
-        return {
-            "epochs": self.epochs,
-            "seed": self.seed,
-            "batches": length,
-            "precision": str(self.precise),
-        }
+        """Return what a resumed run must have been started with, as JSON values."""
+        space = self.net.space
+        shape = [
+            (axis.name, axis.counts, self.net.orders[axis.name]) for axis in space.axes.values()
+        ]
+        return _plain(
+            {
+                "model": type(self.net.model).__name__,
+                "axes": hashlib.sha256(repr(shape).encode()).hexdigest()[:16],
+                "epochs": self.epochs,
+                "seed": self.seed,
+                "batches": self.length,
+                "precision": str(self.precise),
+                **self.settings,
+            }
+        )
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one.
@@ -182,107 +216,141 @@ class Run:
         Raises:
             FileError: the checkpoint is damaged, or was made with other settings.
         """
-        if self.checkpoint is None or not self.checkpoint.exists():
+        if self.checkpoint is None:
+            raise ModelError("resume=True needs the file to go on from: give checkpoint= too")
+        if not self.checkpoint.exists():
             return
         found = Checkpoint.load(self.checkpoint)
-        theirs = found.header.get("facts")
-        if theirs != self.facts():
-            raise FileError(
-                f"{self.checkpoint} was made with {theirs}, but this run has {self.facts()}; "
-                "resume with the same settings, or start in a new folder"
-            )
+        _refuse_other(found.header["facts"], self.facts(), self.checkpoint)
+        weights = found.results.get("net", {}) if found.header["alone"] else found.weights
+        _load(self.net.model, weights, self.checkpoint)
         self._resumed = found
         self._results = found.results
         self.log = list(found.header["log"])
-        if not found.header["alone"]:
-            _load(self.net.model, found.weights, self.checkpoint)
-        elif "net" in found.results:
-            _load(self.net.model, found.results["net"], self.checkpoint)
+
+    def calibration(self) -> Iterable[Any]:
+        """Return the training batches to measure norm statistics on, the same after a resume."""
+        return _at(self.train, self.epochs)
 
 
-@dataclass
 class _Loop:
     """The steps of one stage."""
 
-    run: Run
-    stage: int
-    target: nn.Module
-    optimizer: torch.optim.Optimizer
-    rates: list[float]
-    steps: int
-    resumed: Checkpoint | None = None
-
-    def __post_init__(self) -> None:
-        self.length = len(self.run.train)  # type: ignore[arg-type]
+    def __init__(
+        self,
+        run: Run,
+        stage: int,
+        target: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        steps: int,
+    ) -> None:
+        self.run = run
+        self.stage = stage
+        self.target = target
+        self.optimizer = optimizer
+        self.steps = steps
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+        self.settings = _settings(optimizer)
         self.losses: list[Tensor] = []
+        self.first_loss: float | None = None
+        self.resumed: Checkpoint | None = None
         self.epoch_start = RandomState.now()
+        target.zero_grad(set_to_none=False)  # what earlier work has left
 
-    def restore(self, found: Checkpoint | None, stage: int) -> tuple[int, int]:
+    def restore(self, found: Checkpoint | None) -> tuple[int, int]:
         """Return the epoch and the batch to go on with."""
-        if found is None or found.header["stage"] != stage:
+        if found is None or found.header["stage"] != self.stage:
             return 0, 0
-        _load(self.target, found.weights, self.run.checkpoint)
-        self.optimizer.load_state_dict(found.optimizer)
+        path = self.run.checkpoint
+        _refuse_other(found.header["optimizer"], self.settings, path)
+        _load(self.target, found.weights, path)
+        _load_optimizer(self.optimizer, found.optimizer, path)
         epoch, batch = found.header["epoch"], found.header["batch"]
-        self.losses = [torch.tensor(value) for value in found.header["losses"]]
+        self.first_loss = found.header["first_loss"]
         if batch:
+            self.resumed = found
             self.epoch_start = found.epoch_start
-        self.resumed = found
+            self.losses = [torch.tensor(value) for value in found.header["losses"]]
+        else:
+            found.present.restore()
         return epoch, batch
 
     def epoch(self, objective: Objective, epoch: int, start: int, stop: threading.Event) -> None:
         """Make all steps of an epoch from batch `start` on."""
-        data = self._data(epoch, start)
-        for batch, item in enumerate(data, start):
-            inputs, targets = batches.pair(item)
-            self._set_rates(epoch * self.length + batch)
-            self._step(objective, inputs, targets)
+        items = iter(self._data(epoch, start))
+        batch = start
+        while (item := self._next(items, epoch, batch, stop)) is not _END:
+            self._set_rates(epoch * self.run.length + batch)
+            self._step(objective, item, epoch)
             self.run.reporter.advance()
+            batch += 1
             if stop.is_set():
-                self.save(epoch, batch + 1)
-                raise Interrupted
+                self._leave(epoch, batch)
         if not self.losses:
             raise DataError("train= yielded no batch in this epoch; it must be iterable again")
-        loss = self.mean_loss()
-        if not math.isfinite(loss):
-            raise ModelError(self._diverged(epoch, loss))
+
+    def _next(self, items: Iterator[Any], epoch: int, batch: int, stop: threading.Event) -> Any:
+        try:
+            return next(items, _END)
+        except Exception:
+            if stop.is_set():  # the same signal has ended the loader's workers
+                self._leave(epoch, batch)
+            raise
+
+    def _leave(self, epoch: int, batch: int) -> None:
+        self.save(epoch, batch)
+        kept = self.run.checkpoint
+        raise Interrupted(
+            f"training was stopped; resume=True goes on from {kept}"
+            if kept
+            else "training was stopped; nothing was saved, since there is no checkpoint="
+        )
 
     def _data(self, epoch: int, start: int) -> Iterable[Any]:
-        """Return the batches of an epoch from `start` on, in exactly the order of an unbroken run."""
-        train, resumed = self.run.train, self.resumed
-        self.resumed = None
-        if start == 0:
+        """Return the batches of an epoch from `start` on, in the order of an unbroken run."""
+        resumed, self.resumed = self.resumed, None
+        if not start or resumed is None:
             self.losses = []
-            if resumed is not None:
-                resumed.present.restore()
             self.epoch_start = RandomState.now()
-            return train.at(epoch) if hasattr(train, "at") else train
-        if hasattr(train, "at"):
-            if resumed is not None:
-                resumed.present.restore()
-            return train.at(epoch, start=start)  # type: ignore[no-any-return]
-        if resumed is not None:
-            resumed.epoch_start.restore()
-        items = iter(train)
-        for _ in range(start):
-            next(items)
-        if resumed is not None:
+            return _at(self.run.train, epoch)
+        if _can_start(self.run.train):
             resumed.present.restore()
+            return _at(self.run.train, epoch, start)
+        resumed.epoch_start.restore()
+        items = iter(self.run.train)
+        for _ in range(start):
+            if next(items, _END) is _END:
+                raise DataError(
+                    f"train= yields fewer than the {start} batches that the checkpoint has seen of "
+                    "this epoch; resume with the same data"
+                )
+        resumed.present.restore()
         return items
 
-    def _step(self, objective: Objective, inputs: Any, targets: Any) -> None:
+    def _step(self, objective: Objective, item: Any, epoch: int) -> None:
         device, precise = self.run.device, self.run.precise
-        _refuse_bad_inputs(inputs)
+        inputs, targets = batches.pair(item)
+        batches.check_finite(inputs)
         inputs = batches.move(inputs, device, precise.memory_format)
         targets = batches.move(targets, device)
         losses = []
         for subnet, loss in objective(self.run.net):
-            with precise.autocast(device):
-                outputs = batches.forward(subnet, inputs)
-            value = loss(_in_float32(outputs), targets)
-            value.backward()
+            with (
+                batches.blamed("the model must accept the inputs of train=", inputs),
+                precise.autocast(device),
+            ):
+                outputs = _in_float32(batches.forward(subnet, inputs))
+            with batches.blamed(
+                "the loss must be one number for (outputs, targets): see loss=", outputs, targets
+            ):
+                value = loss(outputs, targets)
+                value.backward()  # type: ignore[no-untyped-call]
             losses.append(value.detach())
+        if not bool(torch.isfinite(torch.stack(losses)).all()):
+            raise ModelError(self._diverged(f"the loss is {float(losses[0])}", epoch))
         self.losses.append(losses[0])
+        if self.first_loss is None:
+            self.first_loss = float(losses[0])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
 
@@ -291,38 +359,55 @@ class _Loop:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
 
-    def _diverged(self, epoch: int, loss: float) -> str:
-        kept = f"; {self.run.checkpoint} holds the state before" if self.run.checkpoint else ""
+    def _diverged(self, what: str, epoch: int) -> str:
+        kept = self.run.checkpoint
         return (
-            f"the loss must be finite, but it is {loss} after epoch {epoch + 1}: the training has "
-            f"diverged; lower the learning rate{kept}"
+            f"training must converge, but {what} in epoch {epoch + 1}: it has diverged; lower "
+            "the learning rate (optimizer=)"
+            + (f"; {kept} holds the last good state" if kept and kept.exists() else "")
         )
 
     def mean_loss(self) -> float:
         """Return the mean loss of the full net over the epoch so far."""
         return float(torch.stack([loss.float().cpu() for loss in self.losses]).mean())
 
+    def check(self, epoch: int) -> None:
+        """Check that the training has not diverged, before it replaces a good checkpoint.
+
+        Raises:
+            ModelError: it has.
+        """
+        trained: list[Tensor] = list(self.target.parameters())
+        trained += [b for name, b in self.target.named_buffers() if name in self.run.net.private]
+        if not all_finite(trained):
+            raise ModelError(self._diverged("the weights hold NaN or infinity", epoch))
+        if self.mean_loss() > HOPELESS * max(1.0, abs(self.first_loss or 0.0)):
+            raise ModelError(self._diverged(f"the loss is {self.mean_loss():.3g}", epoch))
+
     def save(self, epoch: int, batch: int) -> None:
         """Write the checkpoint: the next step is batch `batch` of epoch `epoch`."""
         run = self.run
+        self.check(epoch if batch else epoch - 1)
         if run.checkpoint is None:
             return
         alone = self.target is not run.net.model
         results = dict(run._results)
         if alone:
-            results["net"] = run.net.state_dict()
+            results["net"] = tensors_of(run.net.model)
         header = {
             "facts": run.facts(),
+            "optimizer": self.settings,
             "stage": self.stage,
             "epoch": epoch,
             "batch": batch,
             "alone": alone,
             "log": run.log,
+            "first_loss": self.first_loss,
             "losses": [float(loss) for loss in self.losses] if batch else [],
         }
         Checkpoint(
             header,
-            self.target.state_dict(),
+            tensors_of(self.target),
             self.optimizer.state_dict(),
             self.epoch_start,
             RandomState.now(),
@@ -335,7 +420,8 @@ def default_optimizer(model: nn.Module) -> torch.optim.Optimizer:
 
     Convolutions and linear weights decay; biases, norms and depthwise convolutions do not.
     """
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for parameter in model.parameters():
         depthwise = parameter.dim() > 2 and parameter.shape[1] == 1
         (decayed if parameter.dim() > 1 and not depthwise else plain).append(parameter)
@@ -353,20 +439,29 @@ def cosine(step: int, steps: int) -> float:
     rise = max(1, round(WARM_UP * steps))
     if step < rise:
         return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+    done = min(1.0, (step - rise) / max(1, steps - rise))
+    return 0.5 * (1 + math.cos(math.pi * done))
 
 
 @contextmanager
 def _graceful() -> Iterator[threading.Event]:
-    """Turn Ctrl-C and SIGTERM into an event that is looked at after every step."""
+    """Turn Ctrl-C and SIGTERM into an event that is looked at after every step.
+
+    A loader may hang, so a second Ctrl-C that comes after a while stops at once.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {
-        number: signal.signal(number, lambda *_: stop.set())
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    first: list[float] = []
+
+    def handle(number: int, _: Any) -> None:
+        first.append(time.monotonic())
+        if number == signal.SIGINT and first[-1] - first[0] > IMPATIENT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
@@ -374,14 +469,13 @@ def _graceful() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _refuse_bad_inputs(inputs: Any) -> None:
-    for leaf in tree_leaves(inputs):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.device.type == "cpu":
-            if not bool(torch.isfinite(leaf).all()):
-                raise DataError(
-                    "a training batch must hold finite numbers, but it has NaN or infinity in it; "
-                    "clean the data (the weights were not changed by this batch)"
-                )
+def _can_start(train: Iterable[Any]) -> bool:
+    """Return whether a loader begins anywhere: `loader.at(epoch, start=k)`, as `Batches` does."""
+    return callable(getattr(train, "at", None))
+
+
+def _at(train: Iterable[Any], epoch: int, start: int = 0) -> Iterable[Any]:
+    return train.at(epoch, start=start) if _can_start(train) else train  # type: ignore[attr-defined]
 
 
 def _in_float32(outputs: Any) -> Any:
@@ -391,13 +485,73 @@ def _in_float32(outputs: Any) -> Any:
     return tree_map(widen, outputs)
 
 
-def _cloned(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in state.items()}
+def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a value as JSON gives it back; what JSON does not know by the name of its type."""
+
+    def known(each: Any) -> Any:
+        if isinstance(each, Mapping):
+            return {str(key): known(item) for key, item in each.items()}
+        if isinstance(each, (list, tuple)):
+            return [known(item) for item in each]
+        if isinstance(each, Tensor) and each.numel() == 1:
+            return known(each.item())
+        if each is None or isinstance(each, (str, bool, int)):
+            return each
+        if isinstance(each, float):
+            return each if math.isfinite(each) else str(each)
+        return type(each).__name__
+
+    plain: dict[str, Any] = json.loads(container.dump_json(known(value)))
+    return plain
 
 
-def _load(module: nn.Module, weights: dict[str, Tensor], path: Path | None) -> None:
+def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return what tells an optimiser from another: its class and the settings of its groups."""
+    groups = [
+        {key: value for key, value in group.items() if key not in ("params", "param_names")}
+        | {"tensors": len(group["params"])}
+        for group in optimizer.param_groups
+    ]
+    return _plain({"optimizer": type(optimizer).__name__, "groups": groups})
+
+
+def _refuse_other(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: Path | None) -> None:
+    """Check that a checkpoint was made with these settings; name those that differ."""
+    different = [
+        f"{key}={theirs.get(key)!r:.200} (now {ours.get(key)!r:.200})"
+        for key in dict.fromkeys([*theirs, *ours])
+        if theirs.get(key) != ours.get(key)
+    ]
+    if different:
+        raise FileError(
+            f"{path} was made with {', '.join(different)}; resume with the same settings, or start "
+            "with another checkpoint="
+        )
+
+
+def _load(module: nn.Module, weights: Mapping[str, Tensor], path: Path | None) -> None:
+    """Fill a module from a checkpoint; nothing is changed unless all of it fits."""
+    problem = misfit(module, weights)
+    own = tensors_of(module)
+    if not problem and any(own[name].dtype != tensor.dtype for name, tensor in weights.items()):
+        problem = "its numbers are of another dtype"
+    if problem:
+        raise FileError(f"{path} holds the weights of another model: {problem}")
+    fill(module, weights)
+
+
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer, state: Mapping[str, Any], path: Path | None
+) -> None:
+    """Fill an optimiser of the same settings; JSON has made lists of tuples."""
+    groups = [
+        {
+            key: tuple(value) if isinstance(own.get(key), tuple) else value
+            for key, value in group.items()
+        }
+        for own, group in zip(optimizer.param_groups, state["param_groups"], strict=False)
+    ]
     try:
-        module.load_state_dict(weights)
-    except RuntimeError as error:
-        first = str(error).splitlines()[-1].strip()
-        raise FileError(f"{path} holds the weights of another model: {first}") from error
+        optimizer.load_state_dict({**state, "param_groups": groups})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise FileError(f"{path} holds the state of another optimiser: {error}") from error

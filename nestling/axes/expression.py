@@ -48,7 +48,7 @@ class Times:
 
     def __init__(self, factors: Iterable[Expression]) -> None:
         self.factors = tuple(factors)
-        self.size = math.prod(factor.size for factor in self.factors)
+        self.size: int = math.prod(factor.size for factor in self.factors)
 
     def __repr__(self) -> str:
         return f"({' * '.join(map(repr, self.factors))})"
@@ -61,7 +61,7 @@ class Join:
 
     def __init__(self, parts: Iterable[Expression]) -> None:
         self.parts = tuple(parts)
-        self.size = sum(part.size for part in self.parts)
+        self.size: int = sum(part.size for part in self.parts)
 
     def __repr__(self) -> str:
         return f"[{' + '.join(map(repr, self.parts))}]"
@@ -70,7 +70,10 @@ class Join:
 Expression: TypeAlias = Atom | Times | Join
 
 
-def constant(size: int, text: str = "constant", op: str = "", module: str = "") -> Atom:
+PLAIN = "its size is fixed here"
+
+
+def constant(size: int, text: str = PLAIN, op: str = "", module: str = "") -> Atom:
     """Return an atom that is never cut, with the reason."""
     return Atom(size, Reason(text, op, module))
 

@@ -31,7 +31,8 @@ def double(model: nn.Module, inputs: Any) -> tuple[nn.Module, Any]:
         inputs: `(args, kwargs)`.
 
     Raises:
-        ModelError: the model is on the meta device, compiled or scripted.
+        ModelError: the model is compiled, scripted or wrapped, on the meta device, or was made in
+            inference mode.
     """
     refuse_unsuitable(model)
 
@@ -59,6 +60,11 @@ def refuse_unsuitable(model: nn.Module) -> None:
             f"{type(model).__name__} is a scripted module, whose code cannot be run with other "
             "sizes; pass the plain nn.Module that it was made from"
         )
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise ModelError(
+            f"{type(model).__name__} hides the model's code; pass the model inside (model.module) "
+            "and distribute the training instead"
+        )
     for path, module in model.named_modules():
         if "_orig_mod" in module._modules:
             where = f"its module {path!r}" if path else "it"
@@ -71,6 +77,11 @@ def refuse_unsuitable(model: nn.Module) -> None:
             raise ModelError(
                 f"{name!r} is on the meta device and has no values, so nothing can be proven; "
                 "call model.to_empty(device='cpu') and load or initialise the weights first"
+            )
+        if tensor.is_inference():
+            raise ModelError(
+                f"{name!r} was made under torch.inference_mode() and can never be trained; make "
+                "the model and the supernet outside of it"
             )
 
 
@@ -105,7 +116,7 @@ class Freshen:
 def lively_norms(model: nn.Module) -> Iterator[None]:
     """Give norms the statistics of what they see, so that no signal dies on its way out."""
 
-    def measure(norm: nn.Module, args: Any) -> None:
+    def measure(norm: Any, args: Any) -> None:
         seen = tensors_in(args)[0].detach().transpose(0, 1).flatten(1)
         variance = seen.var(1, unbiased=False)
         spread = torch.where(variance > 1e-6, variance, seen.pow(2).mean(1) + 1e-3)

@@ -151,8 +151,12 @@ class Prover:
 
     def _frozen(self, space: Space, name: str, verdict: Verdict, counts: Counts) -> Space:
         module = self._guilty_module(space, counts) if verdict.difference else ""
+        reason = verdict.reason
+        if verdict.difference == float("inf"):
+            owner = type(self.trials.model.get_submodule(module)).__name__
+            reason = f"in {module or 'the model'} ({owner}), {reason}"
         self.let_go(name)
-        return space.without(name, Frozen("", 0, 0, "", module, verdict.reason))
+        return space.without(name, Frozen("", 0, 0, "", module, reason))
 
     def _guilty_module(self, space: Space, counts: Counts) -> str:
         try:

@@ -42,7 +42,8 @@ def run_masked(
     for name, parameter in model.named_parameters():
         zeroed = _masked(parameter.detach(), space.layouts[name].extents, counts)
         if zeroed is not None:
-            masked[name] = zeroed
+            # Which ops torch picks depends on whether a weight requires gradients.
+            masked[name] = zeroed.requires_grad_(parameter.requires_grad)
     return run(_Substituted(model, masked), args, kwargs, mode)
 
 
@@ -63,7 +64,7 @@ def run_permuted(
     return run(_Substituted(model, moved), args, kwargs, None)
 
 
-class Replayer(TorchDispatchMode):
+class Replayer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs the traced ops again; those that depend on the number of units over the kept ones.
 
     Args:
@@ -72,7 +73,7 @@ class Replayer(TorchDispatchMode):
     """
 
     def __init__(self, trace: Trace, counts: Mapping[Atom, int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
         self.counts = counts
         self.op = 0
@@ -101,10 +102,13 @@ class Replayer(TorchDispatchMode):
             replay.rule.resize(less, options)
         results = iter(replay.outputs)
 
-        def spread_out(leaf: Any) -> Any:
-            return spread(leaf, next(results), self.counts) if isinstance(leaf, Tensor) else leaf
+        def spread_out(leaf: Any, like: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            # The strides must be the op's own: the code after it may run other ops for others.
+            return torch.zeros_like(like).copy_(spread(leaf, next(results), self.counts))
 
-        return tree_map(spread_out, func(*less, **options))
+        return tree_map(spread_out, func(*less, **options), func(*args, **kwargs))
 
 
 class _Substituted(nn.Module):

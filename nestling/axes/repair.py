@@ -113,20 +113,29 @@ class Progress:
 
 
 def _candidates(trials: Trials, space: Space, path: str, counts: Counts) -> Iterator[Attribute]:
-    """Yield the integers of a module that equal a size its code passed along a cut axis."""
-    module = trials.model.get_submodule(path)
+    """Yield the integers of a module that equal a size of its own that is cut."""
     taken = {(a.module, a.name, a.index) for a in space.attributes}
     sizes: dict[int, list[Extent]] = {}
-    for argument, extent in trials.discovery.sizes:
-        if argument.module == path or argument.module.startswith(f"{path}.") or not path:
-            for part in extents.parts_of(trials.current(extent)):  # code computes with parts
-                same = sizes.setdefault(part.size, [])
-                if part not in same and extents.count(part, counts) != part.size:
-                    same.append(part)
-    for key, index, value in _integers(module):
+    for extent in _own_sizes(trials, space, path):
+        for part in extents.parts_of(extent):  # code computes sizes from smaller ones
+            same = sizes.setdefault(part.size, [])
+            if part not in same and extents.count(part, counts) != part.size:
+                same.append(part)
+    for key, index, value in _integers(trials.model.get_submodule(path)):
         for extent in sizes.get(value, []):
             if (path, key, index) not in taken:
                 yield Attribute(path, key, index, extent)
+
+
+def _own_sizes(trials: Trials, space: Space, path: str) -> Iterator[Extent]:
+    """Yield the sizes that a module's code passed to ops, then those of its parameters."""
+    inside = f"{path}." if path else ""
+    for argument, extent in trials.discovery.sizes:
+        if argument.module == path or argument.module.startswith(inside):
+            yield trials.current(extent)
+    for name, layout in space.layouts.items():
+        if name.startswith(inside):
+            yield from layout.extents
 
 
 def _upwards(path: str) -> Iterator[str]:

@@ -22,6 +22,8 @@ from nestling.axes.expression import Expression, Reason, constant, live
 from nestling.axes.rules import RULES, Rule, lookup
 from nestling.axes.structure import tensors_in
 
+PLAIN_REASON = Reason(algebra.PLAIN)
+
 
 @dataclass(frozen=True)
 class SizeArgument:
@@ -79,7 +81,7 @@ class Trace:
     def of(self, tensor: Tensor) -> list[Expression]:
         """Return the expressions of a tensor's dimensions; an unknown tensor is constant."""
         if tensor not in self._expressions:
-            text = "meets a tensor that is neither parameter, buffer nor input"
+            text = "meets a tensor that is no input, parameter or buffer (register it as one)"
             self.put(tensor, [constant(n, text) for n in tensor.shape])
         return list(self._expressions[tensor])
 
@@ -92,6 +94,9 @@ class Trace:
         found = [algebra.find(expression) for expression in expressions]
         if [expression.size for expression in found] != list(tensor.shape):
             raise ValueError(f"{found} for the shape {tuple(tensor.shape)}")
+        for expression in found:
+            if isinstance(expression, algebra.Atom) and expression.frozen == PLAIN_REASON:
+                expression.frozen = self.reason(algebra.PLAIN)
         self._expressions[tensor] = found
 
     def reason(self, text: str) -> Reason:
@@ -138,11 +143,11 @@ class Trace:
         RULES["pointwise"].couple(self, out, *args, **kwargs)
 
 
-class Tracer(TorchDispatchMode):
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Applies the rule of every op that runs inside it to a `Trace`."""
 
     def __init__(self, trace: Trace) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
 
     def __torch_dispatch__(

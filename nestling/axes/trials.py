@@ -182,6 +182,11 @@ class Trials:
 
     def _refuse_changing(self) -> None:
         self.whole = self.tensors(run(self.model, self.args, self.kwargs, None))
+        if any(bool(tensor.isnan().any()) for tensor in self.whole):
+            raise ModelError(
+                f"{type(self.model).__name__} returns NaN on the example inputs, so nothing can be "
+                "proven; give inputs and weights on which the outputs are numbers"
+            )
         again = self.tensors(run(self.model, self.args, self.kwargs, None))
         if not compare(again, self.whole, self.tolerance).holds:
             raise ModelError(

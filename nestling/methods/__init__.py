@@ -7,6 +7,7 @@ subnets to offer, by name. A new file is found by its name; nothing else changes
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -37,3 +38,25 @@ def find(name: str) -> Recipe:
     module: Any = importlib.import_module(f"{__name__}.{module_name}")
     recipe: Recipe = getattr(module, module_name)
     return recipe
+
+
+def options(recipe: Recipe) -> list[str]:
+    """Return the names of the options that a recipe takes, such as `fractions` of "uniform"."""
+    parameters = inspect.signature(recipe).parameters.values()
+    return [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+
+
+def check_options(name: str, recipe: Recipe, given: Mapping[str, Any]) -> None:
+    """Check that a recipe takes all of the options.
+
+    Raises:
+        ModelError: it does not.
+    """
+    known = options(recipe)
+    for option in given:
+        if option not in known:
+            near = did_you_mean(option, known)
+            raise ModelError(
+                f"the method {name!r} has no option {option!r}{near}; its options are "
+                f"{', '.join(known) or 'none'}"
+            )

@@ -11,6 +11,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import nn
 
+from nestling.errors import SpecError
 from nestling.menu import names_for
 from nestling.models import initialize
 from nestling.objectives.sandwich import Loss
@@ -32,7 +33,9 @@ def individual(
         specs: the shapes to train instead.
     """
     chosen = list(specs) if specs is not None else ladder(run.net.space, fractions)
-    trained = {}
+    if not chosen:
+        raise SpecError("specs= lists at least one spec, but it is empty")
+    trained: dict[str, tuple[Spec, nn.Module]] = {}
     for number, (name, spec) in enumerate(names_for(run.net, chosen).items()):
         module = pack(run.net.subnet(spec))
         initialize(module, seed=run.seed + number)

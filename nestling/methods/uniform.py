@@ -34,6 +34,6 @@ def uniform(
         low: narrowest width that is trained.
         random: subnets of random width a step, beside the full and the narrowest.
     """
-    run.train_stage(partial(sandwich, low=low, random=random, loss=run.loss), name="sandwich")
     named = names_for(run.net, ladder(run.net.space, fractions))
+    run.train_stage(partial(sandwich, low=low, random=random, loss=run.loss), name="sandwich")
     return {name: (spec, run.net.subnet(spec)) for name, spec in named.items()}

@@ -33,7 +33,7 @@ def sandwich(
     loss: Loss | None = None,
     distill: Loss | None = None,
 ) -> Iterator[tuple[nn.Module, Loss]]:
-    """Yield the subnets of one step, each with its loss: the largest, `random` others, the smallest.
+    """Yield the subnets of a step, each with its loss: the largest, `random` others, the smallest.
 
     Args:
         net: the supernet.
@@ -41,10 +41,12 @@ def sandwich(
         random: how many subnets of random width train beside the largest and the smallest.
         loss: of the largest net, from (outputs, targets); the default is cross-entropy.
         distill: of the others, from (outputs, the largest net's outputs); the default is soft
-            cross-entropy at temperature 1. With a `loss` and no `distill`, all train on the targets.
+            cross-entropy at temperature 1. With a `loss` and no `distill`, all train on the
+            targets.
 
     Raises:
-        SpecError: `low` is no width.
+        SpecError: `low` is no width, or `random` no whole number; or the first subnet's loss, which
+            teaches the others, was not called.
 
     Example:
         >>> for subnet, loss in nestling.sandwich(net):
@@ -68,13 +70,22 @@ def sandwich(
             )
         return soft(outputs, taught[0])
 
+    others = drawn(net, low, random)
     yield _training(net, net.space.full), teach
-    for spec in drawn(net, low, random):
+    for spec in others:
         yield _training(net, spec), learn
 
 
 def drawn(net: Supernet, low: float, random: int) -> list[Spec]:
-    """Return the specs of a step besides the full one: `random` of random width, then the smallest."""
+    """Return the specs of a step besides the full one: `random` of random width, the smallest.
+
+    Raises:
+        SpecError: `low` is no width, or `random` no whole number.
+    """
+    if isinstance(low, bool) or not isinstance(low, (int, float)) or not 0 < low <= 1:
+        raise SpecError(f"low= is a width above 0 and at most 1, but it is {low!r}")
+    if isinstance(random, bool) or not isinstance(random, int) or random < 0:
+        raise SpecError(f"random= is a whole number of at least 0, but it is {random!r}")
     widths = low + (1 - low) * torch.rand(random)
     return [net.space.spec(width=float(width)) for width in [*widths, low]]
 

@@ -166,8 +166,8 @@ def _use(page: Page) -> str:
     quoted = shlex.quote(file)
     shell = [
         f"nestling profile {quoted}  # measure the latencies on this machine",
-        f"nestling report {quoted}   # this page, with the new figures",
-        f"nestling export {quoted}   # a subnet for another runtime",
+        f"nestling bench {quoted}    # latency, throughput and memory of every subnet",
+        f"nestling run {quoted} INPUT --fraction 0.5  # a picture or a .npy file",
     ]
     return _code("Python", python) + _code("Shell", shell)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,15 +42,33 @@ class Ladder:
         """Return the most accurate entry that costs at most the budget.
 
         Raises:
-            BudgetError: no entry is that cheap; the message names the closest.
+            BudgetError: no entry is that cheap (the message names the closest), or the budget is
+                no number.
         """
-        if not budget >= self.costs[0]:
-            raise BudgetError(
-                f"no subnet meets {self.cost}={budget!r}: the closest is {self.cheapest.name!r}, "
-                f"which needs {self.cost}={_shown(self.costs[0])}; allow at least that"
+        try:
+            if budget >= self.costs[0] and budget.__class__ is not bool:
+                return self.best[bisect_right(self.costs, budget) - 1]
+        except (TypeError, ValueError, RuntimeError):
+            pass  # no number; said below, so that the good case costs nothing
+        raise BudgetError(self._refusal(budget))
+
+    def _refusal(self, budget: object) -> str:
+        """Return why no entry is within a budget."""
+        number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
+        if not number or not budget > 0:  # type: ignore[operator]
+            return (
+                f"{self.cost}= is a number above 0, but it is {budget!r:.80}; the smallest that "
+                f"any subnet meets is {shown(self.costs[0])}"
             )
-        return self.best[bisect_right(self.costs, budget) - 1]
+        return (
+            f"no subnet meets {self.cost}={budget!r}: the closest is {self.cheapest.name!r}, "
+            f"which needs {self.cost}={shown(self.costs[0])}; allow at least that"
+        )
 
 
-def _shown(cost: float) -> str:
-    return f"{cost:.4g}" if cost != int(cost) else str(int(cost))
+def shown(cost: float) -> str:
+    """Return a cost so that it can be given back as a budget: rounded up, never down."""
+    if cost == int(cost):
+        return str(int(cost))
+    digits = 3 - math.floor(math.log10(cost))
+    return f"{math.ceil(cost * 10**digits) / 10**digits:.{max(digits, 0)}f}"

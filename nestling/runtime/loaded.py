@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from nestling import modelfile
-from nestling.batch import size
-from nestling.errors import BudgetError, DataError, ModelError
+from nestling.batch import shapes, size
+from nestling.errors import BudgetError, DataError, ModelError, NestlingError
 from nestling.menu import Entry, Menu, score
-from nestling.runtime.choice import Ladder
+from nestling.runtime.choice import Ladder, shown
 
 COSTS = ("fraction", "latency_ms", "macs", "params", "bytes")
 
@@ -33,14 +33,16 @@ def load(path: str | Path, model: nn.Module | None = None) -> LoadedModel:
         >>> model = nestling.load("model.nest")
         >>> logits = model(images, latency_ms=8)
     """
-    return LoadedModel(modelfile.read(path, model))
+    menu = modelfile.read(path, model)
+    with modelfile.guarded(Path(path)):
+        return LoadedModel(menu)
 
 
 class LoadedModel:
     """All subnets of a menu, ready to run; each call chooses one by a budget.
 
-    Subnets are plain modules of views of one copy of the weights. Choosing one is a look-up; nothing
-    is switched, copied or reloaded.
+    Subnets are plain modules of views of one copy of the weights. Choosing one is a look-up;
+    nothing is switched, copied or reloaded.
 
     Args:
         menu: with its weights, as `fit`, `make_menu` or `load` give it.
@@ -49,9 +51,9 @@ class LoadedModel:
     def __init__(self, menu: Menu) -> None:
         self.menu = menu
         self._modules = {entry.name: menu.module(entry.name) for entry in menu}
-        full = menu.full
+        whole = max(1, menu.net.space.macs(menu.net.space.full))
         prices = {
-            "fraction": lambda entry: entry.macs / full.macs,
+            "fraction": lambda entry: entry.macs / whole,
             "macs": lambda entry: entry.macs,
             "params": lambda entry: entry.params,
             "bytes": lambda entry: entry.bytes,
@@ -60,7 +62,8 @@ class LoadedModel:
             cost: Ladder.of(cost, menu.entries, price) for cost, price in prices.items()
         }
         self._timed: dict[tuple[int, int], Ladder] = {}
-        self._full = full
+        self._full = menu.full
+        self._whole = whole
 
     def choose(
         self,
@@ -86,16 +89,15 @@ class LoadedModel:
             BudgetError: no entry is that cheap (the message names the closest), or no latency was
                 measured on this device with this batch and number of threads.
         """
-        budgets = (fraction, latency_ms, macs, params, bytes)
         found: Entry | None = None
-        several = False
+        budgets = (fraction, latency_ms, macs, params, bytes)
         for cost, budget in zip(COSTS, budgets, strict=True):
             if budget is not None:
                 ladder = self._timed_ladder(batch) if cost == "latency_ms" else self._ladders[cost]
                 several = found is not None
                 found = ladder.choose(budget)
                 if several:
-                    return self._within_all(dict(zip(COSTS, budgets, strict=True)), batch)
+                    return self._within_all(budgets, batch)
         return self._full if found is None else found
 
     def subnet(self, name: str) -> nn.Module:
@@ -134,9 +136,8 @@ class LoadedModel:
             ModelError: the inputs do not fit the model.
             DataError: the inputs hold NaN or infinity.
         """
-        if subnet is not None:
-            module = self.subnet(subnet)
-        else:
+        budgets = (fraction, latency_ms, macs, params, bytes)
+        if subnet is None:
             batch = size((args, kwargs)) if latency_ms is not None else 1
             entry = self.choose(
                 fraction=fraction,
@@ -147,13 +148,19 @@ class LoadedModel:
                 batch=batch,
             )
             module = self._modules[entry.name]
+        elif any(budget is not None for budget in budgets):
+            raise BudgetError("a call takes a budget or subnet=, not both; leave one out")
+        else:
+            module = self.subnet(subnet)
         try:
             with torch.no_grad():
                 outputs = module(*args, **kwargs)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        except NestlingError:
+            raise
+        except Exception as error:
             raise ModelError(
-                f"the model was made with inputs {self.menu.net.signature}, and fails on "
-                f"{_shapes(args, kwargs)}: {error}"
+                f"the model takes inputs like {self.menu.net.signature}, and fails on "
+                f"{shapes((args, kwargs))}: {error}"
             ) from error
         _check_finite(outputs, args, kwargs)
         return outputs
@@ -170,6 +177,8 @@ class LoadedModel:
         place = (batch, torch.get_num_threads())
         ladder = self._timed.get(place)
         if ladder is None:
+            if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+                raise BudgetError(f"batch= is a whole number of at least 1, but it is {batch!r}")
             table = self.menu.latencies(batch)
             entries = [entry for entry in self.menu if entry.name in table]
             if not entries:
@@ -181,20 +190,36 @@ class LoadedModel:
             self._timed[place] = ladder
         return ladder
 
-    def _within_all(self, budgets: Mapping[str, float | None], batch: int) -> Entry:
-        """Several budgets at once: the best entry that each of them allows."""
-        limits = {cost: budget for cost, budget in budgets.items() if budget is not None}
+    def _within_all(self, budgets: Sequence[float | None], batch: int) -> Entry:
+        """Several budgets at once, each of which is met: the best entry that all of them allow."""
+        limits = {c: b for c, b in zip(COSTS, budgets, strict=True) if b is not None}
+        for cost, budget in limits.items():
+            ladder = self._timed_ladder(batch) if cost == "latency_ms" else self._ladders[cost]
+            ladder.choose(budget)
+        offered = [entry for entry in self.menu if entry.offered] or list(self.menu)
+        if "latency_ms" in limits:
+            table = self.menu.latencies(batch)
+            offered = [entry for entry in offered if entry.name in table]
+        prices = {
+            entry.name: {cost: self._price(entry, cost, batch) for cost in limits}
+            for entry in offered
+        }
 
-        def fits(entry: Entry) -> bool:
-            return all(self._price(entry, cost, batch) <= budget for cost, budget in limits.items())
+        def excess(entry: Entry) -> float:
+            return max(prices[entry.name][cost] / budget for cost, budget in limits.items())
 
-        fitting = [entry for entry in self.menu if entry.offered and fits(entry)]
+        fitting = [
+            entry
+            for entry in offered
+            if all(prices[entry.name][cost] <= budget for cost, budget in limits.items())
+        ]
         if not fitting:
+            closest = min(offered, key=excess)
             wanted = ", ".join(f"{cost}={budget!r}" for cost, budget in limits.items())
-            smallest = min(self.menu, key=lambda entry: entry.macs)
-            needs = ", ".join(f"{c}={self._price(smallest, c, batch):.4g}" for c in limits)
+            needs = ", ".join(f"{c}={shown(p)}" for c, p in prices[closest.name].items())
             raise BudgetError(
-                f"no subnet meets {wanted} at once: the smallest, {smallest.name!r}, needs {needs}"
+                f"no subnet meets {wanted} at once: the closest is {closest.name!r}, which needs "
+                f"{needs}; allow at least that"
             )
         return max(fitting, key=lambda entry: (score(entry), -entry.macs))
 
@@ -202,32 +227,24 @@ class LoadedModel:
         if cost == "latency_ms":
             return self.menu.latencies(batch)[entry.name].median
         if cost == "fraction":
-            return entry.macs / self._full.macs
+            return entry.macs / self._whole
         return float(getattr(entry, cost))
 
 
 def _check_finite(outputs: Any, args: Any, kwargs: Any) -> None:
-    """Outputs that are not finite are an error if the inputs are to blame (a mask may be infinite)."""
-    for leaf in tree_leaves(outputs):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not _finite(leaf):
-            for given in tree_leaves((args, kwargs)):
-                if isinstance(given, Tensor) and given.is_floating_point() and not _finite(given):
-                    raise DataError(
-                        "inputs must be finite numbers, but they hold NaN or infinity; clean them"
-                    )
-            return
+    """Refuse inputs that are not finite, where the outputs are not (a mask may be infinite).
+
+    Looking at the outputs first is nearly free; outputs that are whole numbers tell nothing.
+    """
+    floats = [leaf for leaf in tree_leaves(outputs) if _is_float(leaf)]
+    if floats and all(bool(torch.isfinite(leaf).all()) for leaf in floats):
+        return
+    for leaf in tree_leaves((args, kwargs)):
+        if _is_float(leaf) and not bool(torch.isfinite(leaf).all()):
+            raise DataError(
+                "inputs must be finite numbers, but they hold NaN or infinity; clean them"
+            )
 
 
-def _finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
-
-
-def _shapes(args: Any, kwargs: Any) -> str:
-    leaves = tree_leaves((args, kwargs))
-    shown = [
-        f"{tuple(leaf.shape)} {str(leaf.dtype).removeprefix('torch.')}"
-        if isinstance(leaf, Tensor)
-        else type(leaf).__name__
-        for leaf in leaves
-    ]
-    return ", ".join(shown) or "nothing"
+def _is_float(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nestling.errors import SpecError
 from nestling.spec import Space, Spec
 
 FRACTIONS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
@@ -18,11 +19,23 @@ def ladder(space: Space, fractions: Sequence[float] = FRACTIONS) -> list[Spec]:
 
     Args:
         space: of the net.
-        fractions: wanted shares of the full net's multiply-accumulates.
+        fractions: wanted shares of the full net's multiply-accumulates, above 0 and at most 1.
+
+    Raises:
+        SpecError: there is no fraction, or one is no such share.
 
     Example:
         >>> [round(net.space.macs(spec) / 1e6, 1) for spec in nestling.search.ladder(net.space)]
     """
+    if isinstance(fractions, (str, int, float)) or not list(fractions):
+        raise SpecError(
+            f"fractions= lists at least one share, such as (1.0, 0.5), not {fractions!r}"
+        )
+    for fraction in fractions:
+        if isinstance(fraction, bool) or not isinstance(fraction, (int, float)):
+            raise SpecError(f"a fraction is a number, but it is {fraction!r}")
+        if not 0 < fraction <= 1:
+            raise SpecError(f"a fraction is above 0 and at most 1, but it is {fraction!r}")
     full = space.macs(space.full)
     nearest = {
         min(space.uniform, key=lambda spec: abs(space.macs(spec) / full - fraction)): None

@@ -133,7 +133,7 @@ def test_full_spec_is_the_users_model_bit_for_bit(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_subnet_runs_and_counts_its_work(name):
-    model, x, net = made(name)
+    _, x, net = made(name)
     for counts in specs_of(net, 3):
         subnet = net.subnet(net.space.spec(counts)).eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -10,7 +10,7 @@ from nestling.axes.expression import Atom, Expression, constant, times
 from nestling.axes.rules.table import rule
 
 
-@rule("mm", "bmm", "mv", "dot", "matmul")
+@rule("mm", "bmm", "mv", "dot", "vdot")
 def matmul(trace: Any, out: Tensor, left: Tensor, right: Tensor) -> None:
     """The inner dimensions are the same."""
     trace.put(out, _contract(trace, left, right))

@@ -39,7 +39,7 @@ def index(trace: Any, out: Tensor, x: Tensor, indices: Sequence[Tensor | None]) 
     new = out.dim() - len(rest)
     adjacent = places == list(range(places[0], places[-1] + 1))
     front = places[0] if adjacent else 0
-    fresh = [constant(n) for n in out.shape[front : front + new]]
+    fresh = [constant(n, "indexed by a tensor") for n in out.shape[front : front + new]]
     trace.put(out, [*rest[:front], *fresh, *rest[front:]])
 
 
@@ -64,7 +64,7 @@ def anywhere(trace: Any, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> None
         trace.freeze(expression, "positions matter")
     for tensor in tree_leaves(out):
         if isinstance(tensor, Tensor):
-            trace.put(tensor, [constant(n) for n in tensor.shape])
+            trace.put(tensor, [constant(n, "positions matter") for n in tensor.shape])
 
 
 def _positions(trace: Any, out: Tensor, x: Tensor, dims: Sequence[int]) -> None:

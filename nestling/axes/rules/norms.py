@@ -45,7 +45,10 @@ def layer_norm(trace: Any, out: Any, x: Tensor, shape: Any, *args: Any, **kwargs
             for one, other in zip(last, trace.of(parameter), strict=True):
                 trace.unify(one, other)
     trace.put(out[0] if isinstance(out, (tuple, list)) else out, trace.of(x))
-    _constants(trace, out[1:] if isinstance(out, (tuple, list)) else ())
+    for statistic in out[1:] if isinstance(out, (tuple, list)) else ():
+        if statistic is not None:
+            ones = [constant(1)] * (statistic.dim() - x.dim() + len(shape))
+            trace.put(statistic, [*trace.of(x)[: -len(shape)], *ones])
     for size, expression in zip(shape, last, strict=True):
         trace.size(size, expression)
 
@@ -80,7 +83,8 @@ def group_norm(
         trace.freeze(inside, "channels of one group are normalised together: cut whole groups")
         trace.size(groups, group)
     trace.put(out[0], trace.of(x))
-    _constants(trace, out[1:])
+    for statistic in out[1:]:
+        trace.put(statistic, [trace.of(x)[0], group])
 
 
 @rule(
@@ -106,7 +110,8 @@ def reduction(trace: Any, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> Non
     rest = args[1:] if trace.op in ("linalg_vector_norm", "norm") else args
     dim = rest[0] if rest and not isinstance(rest[0], (float, bool, Tensor)) else kwargs.get("dim")
     if rest and isinstance(rest[0], Tensor):  # max(x, other) is pointwise
-        return trace.pointwise(out, x, *args, **kwargs)
+        trace.pointwise(out, x, *args, **kwargs)
+        return
     dims = trace.dims(dim, x)
     if trace.op in ("argmax", "argmin"):
         for i in dims:
@@ -122,7 +127,6 @@ def reduction(trace: Any, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> Non
                     if keep or i not in dims
                 ],
             )
-    return None
 
 
 @rule("_weight_norm_interface", replayed=True)

@@ -15,7 +15,8 @@ from nestling.axes.rules.table import rule
 def view(trace: Any, out: Tensor, x: Tensor, *args: Any) -> None:
     """Regroup: the smallest groups of dimensions of equal product are the same product."""
     if out.numel() == 0:
-        return trace.put(out, [constant(size) for size in out.shape])
+        trace.put(out, [constant(size) for size in out.shape])
+        return
     before, result = trace.of(x), []
     for sources, targets in _groups(x.shape, out.shape):
         if len(sources) == len(targets) == 1:
@@ -29,7 +30,6 @@ def view(trace: Any, out: Tensor, x: Tensor, *args: Any) -> None:
     trace.put(out, result)
     for size, expression in zip(out.shape, result, strict=True):
         trace.size(size, expression)
-    return None
 
 
 def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
@@ -239,6 +239,8 @@ def pixel_unshuffle(trace: Any, out: Tensor, x: Tensor, factor: int) -> None:
 @rule("pixel_shuffle")
 def pixel_shuffle(trace: Any, out: Tensor, x: Tensor, factor: int) -> None:
     """Channels are (c, factor, factor); the factors go into space."""
+    for space in trace.of(x)[-2:]:
+        trace.freeze(space, "space")
     channels = Atom(out.shape[-3]) if out.shape[-3] > 1 else constant(1)
     square = constant(factor * factor, "pixel shuffle")
     trace.unify(trace.of(x)[-3], times([channels, square]))

@@ -1,0 +1,112 @@
+"""The group of all verbs: turns whatever goes wrong into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from nestling.cli import terminal
+from nestling.errors import NestlingError, did_you_mean
+
+OURS, USERS, STOPPED = 1, 2, 130  # exit codes
+
+
+class Stopped(Exception):
+    """Ctrl-C or SIGTERM, on its way to the exit code 130."""
+
+
+class Commands(TyperGroup):
+    """Typer's group, with our errors, suggestions and exit codes."""
+
+    def main(  # type: ignore[override]
+        self, *args: Any, standalone_mode: bool = True, **options: Any
+    ) -> Any:
+        """Run the command line and exit."""
+
+        def run() -> Any:
+            return super(Commands, self).main(*args, standalone_mode=False, **options)
+
+        if not standalone_mode:
+            return run()
+        with _sigterm_like_ctrl_c():
+            code = _guarded(run)
+        sys.exit(code)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a verb; what Typer would turn into a bare exit keeps its message."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise Stopped(str(stop) or "stopped; nothing was lost that had been saved") from stop
+
+
+def _guarded(run: Callable[[], Any]) -> int:
+    """Run, print what goes wrong as one line on stderr, and return the exit code."""
+    try:
+        result = run()
+        return result if isinstance(result, int) else 0
+    except Stopped as stop:
+        terminal.complain("stopped", str(stop).removeprefix("stopped; "))
+        return STOPPED
+    except NestlingError as error:
+        terminal.complain("error", str(error))
+        return USERS
+    except typer.Abort:
+        terminal.complain("stopped", "nothing was done")
+        return STOPPED
+    except Exception as error:  # noqa: BLE001  (the last stop: nothing may end in a traceback)
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+            terminal.complain("error", _usage(error))
+            return int(error.exit_code)
+        terminal.complain("error", _bug(error))
+        return OURS
+
+
+def _usage(error: Any) -> str:
+    """Return Typer's message on a wrong option or argument as one sentence, with a way on."""
+    text = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return text
+    if hasattr(error, "option_name") and hasattr(error, "possibilities"):
+        known = [name for option in context.command.params for name in option.opts]
+        text = f"{error.message}{did_you_mean(error.option_name, known)}"
+    return f"{text}; see `{context.command_path} --help`"
+
+
+def _bug(error: Exception) -> str:
+    """Write the traceback to a file and return what to do with it."""
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    try:
+        handle, path = tempfile.mkstemp(prefix="nestling-error-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(" ".join(sys.argv) + "\n\n" + "".join(traceback.format_exception(error)))
+        where = f"the traceback is in {path}"
+    except OSError:
+        where = "the traceback could not be written"
+    return (
+        f"this is a bug in Nestling: {what}; {where}. Please report it with that and the output "
+        "of `nestling doctor`"
+    )
+
+
+@contextmanager
+def _sigterm_like_ctrl_c() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

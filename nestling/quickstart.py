@@ -1,0 +1,201 @@
+"""Quickstart: train, measure, save, load and answer budgets, on the digits that ship inside.
+
+The whole story of Nestling in plain functions; `nestling quickstart` calls `tell`.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nestling import experiment
+from nestling.experiment import Outcome, Prepared, Settings
+from nestling.menu import Entry, Menu
+from nestling.progress import Reporter
+from nestling.report.units import human_bytes, human_count, human_ms
+from nestling.runfolder import RunFolder
+from nestling.runtime import LoadedModel, load
+
+BATCH = 32  # pictures a measured call: enough that computing counts, not the call
+SECONDS = 0.6  # longest time to measure one subnet under one condition
+WIDTH = 48
+EPOCHS = 20
+
+
+def settings(*, seed: int = 0, epochs: int = EPOCHS) -> Settings:
+    """Return how the quickstart trains.
+
+    One thread: for a net this small it is about as fast as two on a quiet machine, many times
+    faster on a busy one, and gives the same weights everywhere.
+    """
+    return Settings(
+        model="digits_resnet",
+        model_args={"width": WIDTH},
+        data="digits",
+        epochs=epochs,
+        batch=64,
+        lr=0.05,
+        seed=seed,
+        device="cpu",
+        threads=1,
+        held_out=400,
+    )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a loaded model did with a budget.
+
+    Attributes:
+        budget: as the user writes it, such as `fraction=0.25`.
+        entry: the subnet that answered.
+        milliseconds: the call took.
+        right: pictures that it got right.
+        pictures: in the call.
+    """
+
+    budget: str
+    entry: Entry
+    milliseconds: float
+    right: int
+    pictures: int
+
+
+@dataclass(frozen=True)
+class Story:
+    """What the quickstart did."""
+
+    folder: RunFolder
+    outcome: Outcome
+    answers: list[Answer]
+    threads: int
+    seconds: float
+
+
+def tell(out: Path | None = None, *, seed: int = 0, epochs: int = EPOCHS) -> Story:
+    """Run the whole story and return what happened.
+
+    Args:
+        out: the run folder; the first free `runs/quickstart-N` if None.
+        seed: of all random choices.
+        epochs: passes over the training pictures.
+
+    Raises:
+        FileError: the folder exists, or cannot be written.
+        Interrupted: Ctrl-C or SIGTERM; the state is in the folder.
+    """
+    started = time.perf_counter()
+    chosen = settings(seed=seed, epochs=epochs)
+    folder = RunFolder.create("quickstart", out, chosen.config())
+    reporter = folder.reporter()
+    usual = torch.get_num_threads()
+    with experiment.threads(chosen.threads):
+        ready = experiment.prepare(chosen, reporter)
+        reporter.say("training: every step trains the full net, the narrowest and two between")
+        menu = experiment.train(ready, folder, reporter)
+    menu, threads = measure(menu, usual, reporter)
+    with experiment.threads(threads):
+        outcome = experiment.finish(ready, menu, folder, batch=BATCH)
+        reporter.say(f"saved {folder.model}; loading it again")
+        answers = ask(load(folder.model), ready)
+    return Story(folder, outcome, answers, threads, time.perf_counter() - started)
+
+
+def measure(menu: Menu, usual: int, reporter: Reporter) -> tuple[Menu, int]:
+    """Measure the menu with one thread and with the usual number, at batch 1 and at `BATCH`.
+
+    Returns:
+        The menu with all profiles, and the number of threads with which the full net was faster;
+        the menu's offers rest on the latter's profile at `BATCH`.
+    """
+    medians: dict[int, float] = {}
+    measured: dict[int, Menu] = {}
+    for count in dict.fromkeys([usual, 1]):
+        reporter.say(
+            f"measuring {len(menu)} subnets with {count} thread(s), 1 and {BATCH} pictures a call"
+        )
+        with experiment.threads(count):
+            for batch in (1, BATCH):
+                menu = menu.measured(batch, seconds=SECONDS)
+            measured[count] = menu
+            medians[count] = menu.latencies(BATCH)[menu.full.name].median
+    best = min(medians, key=lambda count: medians[count])
+    reporter.say(f"the figures below are with {best} thread(s), the faster here")
+    return replace(measured[best], profile=menu.profile), best
+
+
+def ask(model: LoadedModel, ready: Prepared) -> list[Answer]:
+    """Answer three budgets with a loaded model: a fraction, a latency, and bytes."""
+    images, labels = next(iter(ready.dataset.test_batches(BATCH)))
+    table = model.menu.latencies(BATCH)
+    offered = [entry for entry in model.menu if entry.offered]
+    middle = offered[len(offered) // 2]
+    latency = float(f"{table[middle.name].high * 1.05:.2g}")
+    if latency < table[middle.name].median:  # rounded down below what it needs
+        latency = table[middle.name].high
+    size = float(f"{offered[-1].bytes * 1.5:.1g}")
+    budgets: list[tuple[str, dict[str, Any]]] = [
+        ("fraction=0.5", {"fraction": 0.5}),
+        (f"latency_ms={latency:g}", {"latency_ms": latency}),
+        (f"bytes={size:.0f}", {"bytes": size}),
+    ]
+    return [_answer(model, shown, budget, images, labels) for shown, budget in budgets]
+
+
+def _answer(
+    model: LoadedModel, shown: str, budget: dict[str, Any], images: Tensor, labels: Tensor
+) -> Answer:
+    entry = model.choose(**budget, batch=len(images))
+    model(images, **budget)  # the first call of a shape prepares kernels
+    started = time.perf_counter()
+    outputs = model(images, **budget)
+    milliseconds = 1000 * (time.perf_counter() - started)
+    right = int((outputs.argmax(1) == labels).sum())
+    return Answer(shown, entry, milliseconds, right, len(images))
+
+
+def explain(story: Story, write: Callable[[str], object]) -> None:
+    """Write the answers, the test accuracies, where the files are and what to try next."""
+    write(
+        f"Three budgets, answered by {story.folder.model} loaded again "
+        f"({BATCH} test digits a call, {story.threads} thread(s)):"
+    )
+    for answer in story.answers:
+        entry = answer.entry
+        write(
+            f"  {answer.budget:<16}  ->  {entry.name:<5} {human_count(entry.macs):>6} MACs, "
+            f"{human_bytes(entry.bytes):>7}: {human_ms(answer.milliseconds)} ms, "
+            f"{answer.right} of {answer.pictures} right"
+        )
+    tested = len(story.outcome.test)
+    shares = [f"{name} {share:.1%}" for name, share in story.outcome.test.items()]
+    write("")
+    write(f"Accuracy on the 360 test digits, looked at only now ({tested} subnets):")
+    write(f"  {', '.join(shares)}")
+    write("")
+    write(_next_steps(story))
+
+
+def _next_steps(story: Story) -> str:
+    path = story.folder.path
+    file = shlex.quote(str(story.folder.model))
+    fraction = 0.5
+    return f"""\
+Files are in {path}: model.nest, model.profile.json, report.html (open it in
+a browser), pareto.png, skyline.png, metrics.csv, config.json, log.txt.
+
+Next, in Python:
+  import nestling, torch
+  model = nestling.load({str(story.folder.model)!r})
+  model(torch.randn({BATCH}, 1, 8, 8), fraction={fraction})  # or latency_ms=, bytes= ...
+and in the shell:
+  nestling info {file}
+  nestling bench {file} --batch {BATCH}
+  nestling inspect resnet20"""

@@ -1,0 +1,53 @@
+"""The page of a menu: what the reports show of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nestling.menu import Entry, Menu
+from nestling.profile import Key, machine
+from nestling.report.rows import Page, Row
+
+
+def page_of(
+    menu: Menu, title: str, *, key: Key | None = None, facts: Mapping[str, str] | None = None
+) -> Page:
+    """Return what the table, the pictures and the report show of a menu.
+
+    Args:
+        menu: with its figures.
+        title: the head line.
+        key: which profile to show; without one, or where it was not measured, no latencies.
+        facts: how the menu was made, beyond what it says itself.
+
+    Example:
+        >>> print(nestling.report.plain(page_of(menu, "my net", key=menu.key(batch=1))))
+    """
+    table = menu.profile.tables.get(key, {}) if key is not None else {}
+    measured = menu.profile.machines.get(key, {}) if key is not None else {}
+
+    def row(entry: Entry) -> Row:
+        found = table.get(entry.name)
+        score = entry.accuracy
+        return Row(
+            entry.name,
+            entry.macs,
+            entry.params,
+            entry.bytes,
+            score if score is not None and 0 <= score <= 1 else None,
+            None if found is None else (found.median, found.low, found.high),
+            entry.offered,
+            dict(entry.spec),
+        )
+
+    ranked = sorted(menu, key=lambda entry: -entry.macs)
+    told = {name: str(value) for name, value in menu.facts.items() if isinstance(value, str | int)}
+    conditions = {"latencies": str(key)} if table else {}
+    return Page(
+        title,
+        [row(entry) for entry in ranked],
+        {axis.name: axis.size for axis in menu.net.space.axes.values()},
+        menu.metric,
+        dict(measured) or machine(),
+        {**told, **(facts or {}), **conditions},
+    )

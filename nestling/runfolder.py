@@ -1,0 +1,161 @@
+"""The run folder: everything that a run leaves behind, in one place that no other run touches."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from nestling import container, report
+from nestling.errors import FileError
+from nestling.menu import Menu
+from nestling.profile import Key, machine
+from nestling.progress import Reporter
+from nestling.report.rows import Page
+
+HOME = Path("runs")
+
+
+class RunFolder:
+    """The files of one run.
+
+    Attributes:
+        path: the folder: `config.json`, `environment.json`, `metrics.csv`, `log.txt`,
+            `checkpoint.safetensors`, `model.nest` with `model.profile.json`, `pareto.png`,
+            `skyline.png` and `report.html`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, name: str, out: Path | None, config: Mapping[str, Any]) -> RunFolder:
+        """Make a new folder: `out`, or the first free one of `runs/NAME-1`, `runs/NAME-2` ...
+
+        Raises:
+            FileError: `out` holds something already, or cannot be made.
+        """
+        try:
+            if out is not None:
+                check_free(out)
+                out.mkdir(parents=True, exist_ok=True)
+                folder = cls(out)
+            else:
+                folder = cls(_next_free(name))
+        except OSError as error:
+            raise FileError(
+                f"a run needs a folder of its own, but {str(out or HOME)!r} cannot be made "
+                f"({error.strerror or error}); choose another one with --out"
+            ) from error
+        container.write_json(folder.path / "config.json", dict(config))
+        container.write_json(folder.path / "environment.json", machine())
+        return folder
+
+    @classmethod
+    def open(cls, out: Path) -> tuple[RunFolder, dict[str, Any]]:
+        """Return the folder of a run that was broken off, and its configuration.
+
+        Raises:
+            FileError: there is no such run, or it is finished.
+        """
+        folder = cls(out)
+        if not (out / "config.json").is_file():
+            raise FileError(
+                f"there is no run in {str(out)!r} to resume (no config.json); leave out --resume "
+                "to start one there"
+            )
+        if folder.model.exists():
+            raise FileError(
+                f"the run in {str(out)!r} is finished, so there is nothing to resume; look at it "
+                f"with `nestling info {folder.model}`"
+            )
+        config = container.read_json(out / "config.json", cure="start the run in a new folder")
+        if not isinstance(config, dict):
+            raise FileError(f"{out / 'config.json'} is no configuration; start in a new folder")
+        return folder, config
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the training saves its state."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def model(self) -> Path:
+        """The model file."""
+        return self.path / "model.nest"
+
+    def write_metrics(self) -> None:
+        """Write `metrics.csv`: one row an epoch, as the checkpoint has them."""
+        if not self.checkpoint.exists():
+            return
+        rows = container.read_header(self.checkpoint)["run"]["log"]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["stage", "epoch", "loss"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        container.write_atomically(self.path / "metrics.csv", text.getvalue().encode())
+
+    def write_report(self, menu: Menu, title: str, *, key: Key, facts: Mapping[str, str]) -> Page:
+        """Draw the pictures, write the HTML report, and return what they show."""
+        page = report.page_of(menu, title, key=key, facts={**facts, "file": str(self.model)})
+        pictures = {
+            "Accuracy against measured latency": report.pareto(page, self.path / "pareto.png"),
+            "Widths of every subnet": report.skyline(page, self.path / "skyline.png"),
+        }
+        report.report_html(page, pictures, self.path / "report.html")
+        return page
+
+    def reporter(self, console: Console | None = None) -> Reporter:
+        """Return a reporter that also keeps what it says in `log.txt`."""
+        return _Logger(self.path / "log.txt", console)
+
+
+def check_free(out: Path) -> None:
+    """Check that a folder does not exist yet, or is empty.
+
+    Raises:
+        FileError: it holds something, or is a file.
+    """
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if out.exists():
+        resume = (
+            "go on with that run with --resume, or "
+            if (out / "config.json").is_file() and not (out / "model.nest").exists()
+            else ""
+        )
+        raise FileError(
+            f"a run never overwrites anything, and {str(out)!r} exists; {resume}choose another "
+            "folder with --out"
+        )
+
+
+class _Logger(Reporter):
+    def __init__(self, path: Path, console: Console | None) -> None:
+        super().__init__(console=console)
+        self._path = path
+
+    def say(self, text: str) -> None:
+        super().say(text)
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        except OSError:  # a full disk must not end a training because of its diary
+            pass
+
+
+def _next_free(name: str) -> Path:
+    """Make and return the first folder of its name that is free; safe beside other runs."""
+    number = 1
+    while True:
+        path = HOME / f"{name}-{number}"
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            number += 1

@@ -1,0 +1,115 @@
+"""Discovery: names, kinds, attributes, work and what is frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from nestling.axes.discovery import discover
+from nestling.axes.structure import tensors_in
+from nestling.extent import Along, Fixed, Product
+from nestling.spec import Attribute
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.block = nn.Conv2d(16, 16, 3, padding=1)
+        self.head = nn.Linear(16 * 16, 5)
+        self.unused = nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head((x + self.block(x)).flatten(1))
+
+
+def found(model: nn.Module, *args, **options):
+    return discover(model.eval(), args, {}, **options)
+
+
+def test_space_of_a_small_net():
+    space = found(Small(), torch.randn(2, 3, 4, 4)).space
+    assert list(space.axes) == ["stem.0"]
+    assert space.axes["stem.0"].counts == (8, 16)
+    assert space.layouts["head.weight"].extents == (
+        Fixed(5),
+        Product((Along("stem.0", 16), Fixed(16))),
+    )
+    assert space.layouts["stem.1.running_var"].extents == (Along("stem.0", 16),)
+    assert not space.layouts["stem.1.running_var"].parameter
+    assert space.layouts["stem.1.num_batches_tracked"].extents == ()
+
+
+def test_attributes_of_torchs_layers_follow():
+    attributes = found(Small(), torch.randn(2, 3, 4, 4)).space.attributes
+    channels = Along("stem.0", 16)
+    assert Attribute("stem.0", "out_channels", None, channels) in attributes
+    assert Attribute("stem.1", "num_features", None, channels) in attributes
+    assert Attribute("head", "in_features", None, Product((channels, Fixed(16)))) in attributes
+    assert not [a for a in attributes if a.module == "unused"]
+
+
+def test_frozen_dimensions_say_why():
+    space = found(Small(), torch.randn(2, 3, 4, 4)).space
+    reasons = {(row.parameter, row.dim): row.reason for row in space.frozen}
+    assert reasons["stem.0.weight", 1] == "size of an input"
+    assert reasons["head.weight", 0] == "size of the model's output"
+    assert reasons["unused.weight", 0] == "not used in the forward run"
+    assert ("stem.0.weight", 2) not in reasons  # nobody asks for kernel sizes
+
+
+def test_work_is_for_one_example_whatever_the_batch():
+    one = found(Small(), torch.randn(1, 3, 4, 4)).space
+    many = found(Small(), torch.randn(8, 3, 4, 4)).space
+    by_hand = 16 * 16 * 3 * 9 + 16 * 16 * 16 * 9 + 256 * 5
+    assert one.macs(one.full) == many.macs(many.full) == by_hand
+
+
+def test_step_for_all_axes_or_by_name():
+    x = torch.randn(2, 3, 4, 4)
+    assert found(Small(), x, step=5).space.axes["stem.0"].counts == (5, 10, 15, 16)
+    assert found(Small(), x, step={"stem.0": 4}).space.axes["stem.0"].counts == (4, 8, 12, 16)
+
+
+def test_outputs_that_are_not_needed_keep_no_size():
+    class Both(Small):
+        def forward(self, x):
+            features = self.stem(x)
+            return super().forward(x), features
+
+    x = torch.randn(2, 3, 4, 4)
+    assert not found(Both(), x).space.axes
+    assert found(Both(), x, outputs=lambda out: out[0]).space.axes
+
+
+def test_discovery_changes_nothing_of_the_model():
+    model = Small().eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    found(model, torch.randn(2, 3, 4, 4))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_a_forward_that_fails_leaves_no_hooks():
+    model = Small().eval()
+    with pytest.raises(RuntimeError):
+        found(model, torch.randn(2, 4, 4, 4))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_tensors_are_found_in_odd_structures():
+    @dataclass
+    class Out:
+        logits: object
+        rest: object = None
+
+    one, two = torch.zeros(1), torch.zeros(2)
+    assert tensors_in({"a": [Out(one), None], "b": (3, {"c": Out(None, [two])})}) == [one, two]
+    loop = Out(one)
+    loop.rest = loop
+    assert tensors_in(loop) == [one]
+    assert tensors_in(None) == []

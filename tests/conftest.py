@@ -1,0 +1,37 @@
+"""Fixtures of many tests."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nestling.menu import Menu
+
+
+@pytest.fixture(scope="session")
+def small():
+    """The small nets and data of `small.py`."""
+    path = Path(__file__).parent / "small.py"
+    spec = importlib.util.spec_from_file_location("nestling_small", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["nestling_small"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """No latency is measured when a menu is made."""
+    monkeypatch.setattr(Menu, "measured", lambda menu, *args, **kwargs: menu)
+
+
+@pytest.fixture
+def same():
+    """Whether two mappings hold the same tensors, bit for bit."""
+
+    def compare(one, two):
+        return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+    return compare

@@ -1,0 +1,78 @@
+import pytest
+import torch
+
+import nestling
+from nestling import ModelError, SpecError, methods
+from nestling.models import initialize
+
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
+
+def test_names_and_recipes():
+    assert {"uniform", "individual"} <= set(methods.names())
+    for name in methods.names():
+        recipe = methods.find(name)
+        assert recipe.__name__ == name.replace("-", "_")
+        assert recipe.__doc__
+        assert methods.options(recipe)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("unifrom", "did you mean 'uniform'"), ("xyz", "the methods are"), (3, "unknown method 3")],
+)
+def test_unknown_methods(small, name, message):
+    with pytest.raises(ModelError, match=message):
+        nestling.fit(small.supernet(), small.batches(), method=name, progress=False)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_unknown_options_name_the_allowed_ones(small, name):
+    with pytest.raises(ModelError, match=r"no option 'fraction'; did you mean 'fractions'.*are"):
+        nestling.fit(small.supernet(), small.batches(), method=name, fraction=1, progress=False)
+
+
+@pytest.mark.parametrize("options", [{"fractions": []}, {"fractions": (2,)}, {"low": 3}])
+def test_bad_options_are_refused_before_training(small, options):
+    net = small.supernet()
+    with pytest.raises(SpecError):
+        nestling.fit(net, small.batches(), epochs=1, progress=False, **options)
+    assert torch.equal(net.state_dict()["head.weight"], small.seeded(small.ConvNet).head.weight)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_method_makes_a_menu(small, name):
+    """The contract of a method: named subnets of the space, the full net first, calibrated."""
+    net = small.supernet()
+    menu = nestling.fit(
+        net, small.batches(), small.batches(16), method=name, epochs=1, progress=False
+    )
+    assert len(menu) >= 3
+    assert menu.entries[0].spec == net.space.full
+    for entry in menu:
+        assert entry.macs == net.space.macs(entry.spec)
+        assert 0 <= entry.accuracy <= 1
+        module = menu.module(entry.name)
+        assert not module.training
+        assert module(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+
+
+def test_individual_nets_are_their_own(small):
+    net = small.supernet()
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    spec = net.space.spec(width=0.5)
+    menu = nestling.fit(
+        net, small.batches(), small.batches(16), method="individual", epochs=1, specs=[spec],
+        progress=False,
+    )  # fmt: skip
+    assert all(torch.equal(before[name], p) for name, p in net.named_parameters())
+    (entry,) = menu
+    module = menu.module(entry.name)
+    start = initialize(nestling.pack(net.subnet(spec)), seed=0)
+    shapes = {name: p.shape for name, p in module.named_parameters()}
+    assert shapes == {name: p.shape for name, p in start.named_parameters()}
+    assert not torch.equal(module.conv1.weight, start.conv1.weight)
+    module.conv1.weight.data.zero_()
+    assert menu.module(entry.name).conv1.weight.any()
+    with pytest.raises(SpecError, match="specs="):
+        nestling.fit(net, small.batches(), method="individual", specs=[], progress=False)

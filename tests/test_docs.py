@@ -1,0 +1,62 @@
+"""The documentation is true: generated parts are up to date, and examples run."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import nestling
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_python(*arguments):
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_generated_pages_are_up_to_date():
+    found = run_python("docs/generate.py", "--check")
+    assert found.returncode == 0, found.stderr
+
+
+def test_the_example_of_an_own_model_runs(capsys):
+    spec = importlib.util.spec_from_file_location("own_model", ROOT / "examples" / "own_model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main(epochs=1)
+    assert "right" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+def test_python_blocks_parse(page):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        compile(block, page, "exec")
+
+
+def test_the_listing_of_the_guide_runs(tmp_path):
+    """The calls that the guide shows on a loaded model, on a tiny net."""
+    net = nestling.Supernet(nestling.models.mlp(64, (32,)), torch.randn(1, 64))
+    menu = nestling.make_menu(net, [net.space.spec(width=w) for w in (1.0, 0.5)],
+                              calibrate=[torch.randn(4, 64)])
+    model = nestling.load(menu.save(tmp_path / "model.nest"))
+    x = torch.randn(3, 64)
+    for budget in ({}, {"fraction": 0.6}, {"macs": 5e6}, {"params": 1e5}, {"bytes": 5e5}):
+        assert model(x, **budget).shape == (3, 10)
+    assert model(x[:1], latency_ms=1e3).shape == (1, 10)
+    assert model.choose(latency_ms=1e3).name in {entry.name for entry in menu}
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")) + [ROOT / "README.md"],
+                         ids=lambda path: path.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
