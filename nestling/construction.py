@@ -18,13 +18,13 @@ from nestling.axes.proof import Prover, double
 from nestling.axes.tracer import run
 from nestling.errors import ModelError, SpecError, did_you_mean
 from nestling.spec import Frozen, Space
+from nestling.subnet import keeps_statistics
 
 __all__ = [
     "check_model",
     "check_step",
     "copied",
     "first_run",
-    "keeps_statistics",
     "picker",
     "private_buffers",
     "proven_space",
@@ -195,12 +195,6 @@ def picker(outputs: Any) -> Callable[[Any], Any]:
             ) from error
 
     return pick
-
-
-def keeps_statistics(module: nn.Module) -> bool:
-    """Return whether a module is a norm layer with running statistics."""
-    norm = nn.modules.batchnorm._NormBase
-    return isinstance(module, norm) and module.track_running_stats
 
 
 def private_buffers(

@@ -212,7 +212,7 @@ def train(ready: Prepared, folder: RunFolder, reporter: Reporter, *, resume: boo
         **menu.facts,
         "model": _short(settings.model),
         "data": dataset.name,
-        "batch": settings.batch,
+        "training batch": settings.batch,
         "lr": settings.lr,
         "accuracy on": f"{ready.pictures} held-out training pictures",
         "mean": list(dataset.mean),
@@ -234,7 +234,7 @@ def finish(ready: Prepared, menu: Menu, folder: RunFolder, *, batch: int = 1) ->
     menu.save(folder.model)
     tests = ready.dataset.test_batches(256)
     test = {entry.name: evaluate(menu.module(entry.name), tests) for entry in menu}
-    facts = {"batch of the latencies": str(batch), "test accuracy": _shown(test)}
+    facts = {"test accuracy": _shown(test)}
     page = folder.write_report(menu, ready.settings.title, key=menu.key(batch), facts=facts)
     return Outcome(menu, page, test)
 

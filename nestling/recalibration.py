@@ -14,9 +14,14 @@ import torch
 from torch import nn
 
 from nestling.batch import forward, inputs_of
-from nestling.construction import keeps_statistics
 from nestling.errors import ModelError
-from nestling.subnet import binding, expect_calibration, is_calibrated, is_statistic
+from nestling.subnet import (
+    binding,
+    expect_calibration,
+    is_calibrated,
+    is_statistic,
+    keeps_statistics,
+)
 
 
 def recalibrate(subnet: nn.Module, batches: Iterable[Any], private: Collection[str]) -> None:

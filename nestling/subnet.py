@@ -33,7 +33,10 @@ __all__ = [
     "SharedGradient",
     "binding",
     "build",
+    "expect_calibration",
     "is_calibrated",
+    "is_statistic",
+    "keeps_statistics",
     "order_of",
     "pack",
     "rebind",
@@ -77,10 +80,10 @@ class Binding:
         """Whether the norm statistics were trained or recalibrated since the subnet was made."""
         if self.full or self.measured:
             return True
-        statistics = [(n, b) for n, b in self.private.items() if is_statistic(b)]
-        if not statistics:
+        if not any(map(is_statistic, self.private.values())):
             return True
-        return any(b._version != self.versions.get(name, 0) for name, b in statistics)
+        # Norm layers write their statistics behind autograd's back, but count their batches.
+        return any(b._version != self.versions.get(name, 0) for name, b in self.private.items())
 
     def gathers(self) -> Iterator[tuple[str, GatherTether]]:
         """Yield name and tether of every parameter and buffer that is a copy."""
@@ -126,6 +129,12 @@ def is_calibrated(subnet: nn.Module) -> bool:
 def is_statistic(buffer: Tensor) -> bool:
     """Return whether a buffer that training changes is a statistic of units, not a mere counter."""
     return buffer.is_floating_point() and buffer.dim() > 0
+
+
+def keeps_statistics(module: nn.Module) -> bool:
+    """Return whether a module is a norm layer with running statistics."""
+    norm = nn.modules.batchnorm._NormBase
+    return isinstance(module, norm) and module.track_running_stats
 
 
 def order_of(module: nn.Module) -> int | None:
@@ -251,6 +260,7 @@ def expect_calibration(subnet: nn.Module) -> None:
     def look(module: nn.Module) -> None:
         calibrated = tie.calibrated
         if not calibrated and module.training:
+            tie.measured = any(m.training for m in module.modules() if keeps_statistics(m))
             return
         hooks.pop(key, None)
         if not calibrated:

@@ -12,6 +12,7 @@ from torch import nn
 import nestling
 from nestling import FileError, NestlingError, container, models
 from nestling.costs.latency import Latency
+from nestling.header import space_to_json
 from nestling.modelfile import describe
 from nestling.profile import beside
 from nestling.weights import tensors_of
@@ -22,8 +23,7 @@ BUILDERS = {
     "resnet50": {"width": 8},
     "mlp": {"in_features": 12, "hidden": [16, 16]},
     "vgg11_bn": {"width": 8},
-    "mobilenet_v2": {},
-    "densenet40": {},
+    "mobilenet_v1": {},
 }
 
 
@@ -42,7 +42,7 @@ def same_menus(one, two, inputs):
     assert two.entries == one.entries
     assert two.identity() == one.identity()
     assert (two.metric, dict(two.facts)) == (one.metric, dict(one.facts))
-    assert two.net.space == one.net.space
+    assert space_to_json(two.net.space) == space_to_json(one.net.space)
     assert (two.net.orders, two.net.private) == (one.net.orders, one.net.private)
     assert two.net.signature == one.net.signature
     for name, tensor in tensors_of(one.net.model).items():
@@ -119,13 +119,14 @@ def test_the_users_own_class(small, tmp_path):
 
 def test_a_builder_with_changed_layers_is_the_users_own_class(tmp_path):
     model = models.mlp(in_features=6, hidden=[8])
-    model.extra = nn.Linear(3, 3)
+    place = next(name for name, layer in model.named_children() if isinstance(layer, nn.ReLU))
+    setattr(model, place, nn.GELU())
     menu = menu_of(model, torch.randn(2, 6), step=2)
     path = menu.save(tmp_path / "own.nest")
     with pytest.raises(FileError, match="model="):
         nestling.load(path)
     again = models.mlp(in_features=6, hidden=[8])
-    again.extra = nn.Linear(3, 3)
+    setattr(again, place, nn.GELU())
     same_menus(menu, nestling.load(path, model=again).menu, torch.randn(2, 6))
 
 
@@ -320,7 +321,6 @@ HOSTILE = {
     "no counts": (["space", "axes", 0, 3], []),
     "axis row too short": (["space", "axes", 0], ["a"]),
     "axes no list": (["space", "axes"], {"a": 1}),
-    "nested extents": (["space", "works", 0, 1], [nested(40)]),
     "huge extents": (["space", "works", 0, 1], [["*", *[2**40] * 50]]),
     "huge beside zero": (["space", "works", 0, 1], [["*", 0, 2**60]]),
     "unknown axis": (["space", "works", 0, 1], [["axis", "nowhere", 8]]),

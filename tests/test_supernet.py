@@ -276,7 +276,7 @@ def test_training_goes_on_as_before_after_a_reorder(optimizer):
         own.zero_grad()
         step(net, own)
     full = [net.subnet(net.space.full).eval()(X) for net in (one, two)]
-    torch.testing.assert_close(*full, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(*full, rtol=1e-3, atol=1e-3)
 
 
 def test_older_subnets_refuse_to_run():
@@ -462,7 +462,7 @@ def test_freeze():
     assert "mix" not in net.space.axes
     assert "left" in net.space.axes
     assert any("freeze='mix'" in row.reason for row in net.space.frozen)
-    assert set(make(freeze="*i*").space.axes) == {"left"}
+    assert set(make(freeze="r*t").space.axes) == {"left", "mix"}
     assert set(make(freeze=["mix", "mix.weight", "m*"]).space.axes) == {"left", "right"}
     assert "mix" not in make(freeze="head").space.axes  # it makes no axis of its own
     with pytest.raises(SpecError, match="did you mean 'right'"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,7 +94,7 @@ def _figures(menu: Any, batch: int) -> list[dict[str, Any]]:
                 "per_second": 1000 * batch / found.median,
                 "speedup": table[full.name].median / found.median,
                 "ideal_speedup": full.macs / entry.macs,
-                "activation_bytes": peak_bytes(lambda m=module: m(*args, **kwargs), device),
+                "activation_bytes": peak_bytes(partial(module, *args, **kwargs), device),
                 "accuracy": entry.accuracy,
             }
         )

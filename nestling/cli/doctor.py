@@ -18,14 +18,14 @@ EXTRAS = {"pillow": "reading pictures in `nestling run`"}
 
 def add_to(app: typer.Typer) -> None:
     """Register the verb."""
-    app.command(
-        epilog=examples("nestling doctor", "nestling doctor --json > environment.json")
-    )(doctor)
+    app.command(epilog=examples("nestling doctor", "nestling doctor --json > environment.json"))(
+        doctor
+    )
 
 
 def doctor(
     data_dir: Annotated[
-        str | None, typer.Option(help="Where data sets are.  [default: $NESTLING_DATA]")
+        str | None, typer.Option(help="Where data sets are. (default: $NESTLING_DATA)")
     ] = None,
     json: AsJson = False,
 ) -> None:
@@ -43,6 +43,7 @@ def doctor(
         terminal.put_json({**found, "missing": missing})
         return
     for title, facts in found.items():
+        facts = {name: value.partition(": data set")[0] for name, value in facts.items()}
         terminal.put(title)
         for name, value in facts.items():
             terminal.put(f"  {name:<15} {value}")
@@ -102,8 +103,7 @@ def _missing(found: dict[str, dict[str, Any]]) -> list[str]:
         if version == "not installed"
     ]
     lines += [
-        f"data set {name}: downloaded by `nestling train` where there is a network, or give "
-        "--data-dir"
+        f"{value.removeprefix('not there: ')} (`nestling train` tries to fetch it)"
         for name, value in sets.items()
         if value.startswith("not there")
     ]

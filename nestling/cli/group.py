@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,13 +28,21 @@ class Stopped(Exception):
 class Commands(TyperGroup):
     """Typer's group, with our errors, suggestions and exit codes."""
 
-    def main(  # type: ignore[override]
-        self, *args: Any, standalone_mode: bool = True, **options: Any
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
     ) -> Any:
         """Run the command line and exit."""
 
         def run() -> Any:
-            return super(Commands, self).main(*args, standalone_mode=False, **options)
+            return super(Commands, self).main(
+                args, prog_name, complete_var, False, windows_expand_args, **extra
+            )
 
         if not standalone_mode:
             return run()

@@ -35,12 +35,12 @@ def inspect(
             "--input",
             metavar="SHAPE",
             help="Shape of an example input, the batch first, such as 1,3,32,32 or 1,16:int64; "
-            "once for each input.  [default: the builder's usual size]",
+            "once for each input. (default: the builder's usual size)",
         ),
     ] = None,
     arg: ModelArgs = None,
     step: Annotated[
-        int | None, typer.Option(min=1, help="What counts go in.  [default: hardware-friendly]")
+        int | None, typer.Option(min=1, help="What counts go in. (default: hardware-friendly)")
     ] = None,
     json: AsJson = False,
 ) -> None:

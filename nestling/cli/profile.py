@@ -35,7 +35,7 @@ def profile(
     file: File,
     batch: Annotated[
         list[int] | None,
-        typer.Option(min=1, max=65536, help="Examples a call; repeatable.  [default: 1]"),
+        typer.Option(min=1, max=65536, help="Examples a call; repeatable. (default: 1)"),
     ] = None,
     threads: Threads = None,
     seconds: Seconds = 1.0,

@@ -21,7 +21,7 @@ def add_to(app: typer.Typer) -> None:
 def quickstart(
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the run, which must be new.  [default: runs/quickstart-1 ...]"),
+        typer.Option(help="Folder of the run, which must be new. (default: runs/quickstart-1 ...)"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random choices.")] = 0,
     epochs: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -76,7 +77,7 @@ def run(
         if subnet is not None:
             entry = loaded.menu[subnet]
         else:
-            entry = loaded.choose(**given, batch=len(inputs))
+            entry = _chosen(loaded, file, given, len(inputs))
         started = time.perf_counter()
         outputs = loaded(inputs, subnet=entry.name)
         milliseconds = 1000 * (time.perf_counter() - started)
@@ -86,6 +87,17 @@ def run(
         terminal.put_json({"subnet": _figures(entry), "ms": milliseconds, "results": results})
     else:
         _write(results)
+
+
+def _chosen(loaded: LoadedModel, file: Path, given: dict[str, float], batch: int) -> Entry:
+    """Return the entry for a budget; where a profile is missing, name the whole command."""
+    from nestling.errors import BudgetError
+
+    try:
+        return loaded.choose(**given, batch=batch)
+    except BudgetError as error:
+        text = str(error).replace("profile FILE", f"profile {shlex.quote(str(file))}")
+        raise BudgetError(text) from error
 
 
 def _read(source: str, loaded: LoadedModel) -> Tensor:
@@ -181,7 +193,9 @@ def _picture(content: bytes, source: str, shape: tuple[int, ...], facts: Any) ->
         ) from error
     height, width = shape[2:]
     if opened.size != (width, height):
-        terminal.say(f"{source}: resized from {opened.size[0]}x{opened.size[1]} to {width}x{height}")
+        terminal.say(
+            f"{source}: resized from {opened.size[0]}x{opened.size[1]} to {width}x{height}"
+        )
         opened = opened.resize((width, height), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.asarray(opened, dtype=np.float32).copy()) / 255
     planes = pixels.reshape(height, width, channels).permute(2, 0, 1)

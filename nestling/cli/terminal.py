@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from nestling import report
-from nestling.report.units import printable
 from nestling.report.rows import Page
+from nestling.report.units import printable
 
 
 def say(text: str) -> None:

@@ -47,34 +47,30 @@ def train(
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     threads: Threads = None,
     step: Annotated[
-        int | None, typer.Option(min=1, help="What counts go in.  [default: hardware-friendly]")
+        int | None, typer.Option(min=1, help="What counts go in. (default: hardware-friendly)")
     ] = None,
     held_out: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Training pictures kept aside for the menu's accuracies.  [default: a seventh, at "
-            "most 5000]",
+            help="Training pictures kept aside for the menu's accuracies. (default: a seventh, at "
+            "most 5000)",
         ),
     ] = None,
     weights: Annotated[
         str | None, typer.Option(metavar="FILE", help="Safetensors file to start from.")
     ] = None,
     data_dir: Annotated[
-        str | None, typer.Option(help="Where data sets are.  [default: $NESTLING_DATA]")
+        str | None, typer.Option(help="Where data sets are. (default: $NESTLING_DATA)")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the run, which must be new.  [default: runs/NAME-1 ...]"),
+        typer.Option(help="Folder of the run, which must be new. (default: runs/NAME-1 ...)"),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Train a model as a supernet and make its menu.
-
-    The accuracies of the menu are on training pictures that are held out; the test pictures are
-    looked at once, at the end.
-    """
+    """Train a model as a supernet and make its menu, in a run folder of its own."""
     from nestling import target
 
     given = dict(context.params)

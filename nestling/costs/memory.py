@@ -34,24 +34,22 @@ def peak_bytes(call: Callable[[], object], device: torch.device | str = "cpu") -
             torch.cuda.reset_peak_memory_stats()
             call()
             torch.cuda.synchronize()
-            return int(torch.cuda.max_memory_allocated() - before)
+            return int(torch.cuda.max_memory_allocated()) - int(before)
         with _Census() as census:
             call()
-        return census.peak
+        return int(census.peak)
 
 
-class _Census(TorchDispatchMode):
+class _Census(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the storages that ops make, while they live."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
         self._known: dict[int, int] = {}
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = {
             leaf.untyped_storage().data_ptr()
             for leaf in tree_leaves((args, kwargs))

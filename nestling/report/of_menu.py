@@ -42,7 +42,9 @@ def page_of(
 
     ranked = sorted(menu, key=lambda entry: -entry.macs)
     told = {name: str(value) for name, value in menu.facts.items() if isinstance(value, str | int)}
-    conditions = {"latencies": str(key)} if table else {}
+    conditions = (
+        {"batch": str(key.batch), "threads": str(key.threads)} if key is not None and table else {}
+    )
     return Page(
         title,
         [row(entry) for entry in ranked],

@@ -30,7 +30,13 @@ def table(page: Page) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(title=Text(printable(page.title)), title_justify="left", box=box.SIMPLE_HEAD)
+    made = Table(
+        title=Text(printable(page.title)),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     made.caption = Text(_notes(page)) if _notes(page) else None
     made.caption_justify = "left"
     for n, head in enumerate(_heads(page)):
@@ -56,7 +62,7 @@ def plain(page: Page) -> str:
 
 def _heads(page: Page) -> list[str]:
     metric = printable(page.metric)
-    heads = ["name", "MACs", "parameters", "bytes", "latency ms", "95 % interval", "speed-up"]
+    heads = ["name", "MACs", "params", "bytes", "ms", "95 % interval", "speed-up"]
     return [*heads, metric, "offered"]
 
 

@@ -1,0 +1,67 @@
+import pytest
+import torch
+from torch import nn
+
+import nestling
+from nestling import DataError
+from nestling.evaluation import accuracy
+
+
+def test_every_example_counts_the_same(small):
+    images, labels = small.pictures(50)
+    model = small.seeded(small.ConvNet).eval()
+    expected = (model(images).argmax(1) == labels).double().mean().item()
+    for size in (50, 16, 7, 1):
+        data = list(zip(images.split(size), labels.split(size), strict=True))
+        assert nestling.evaluate(model, data) == pytest.approx(expected)
+
+
+def test_modes_are_restored(small):
+    model = small.seeded(small.ConvNet, dropout=0.5)
+    model.train()
+    model.norm1.eval()
+    modes = [module.training for module in model.modules()]
+    before = model.norm2.running_mean.clone()
+    first = nestling.evaluate(model, small.batches())
+    assert nestling.evaluate(model, small.batches()) == first
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(model.norm2.running_mean, before)
+    with pytest.raises(DataError):
+        nestling.evaluate(model, [3])
+    assert [module.training for module in model.modules()] == modes
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_dtypes(small, dtype):
+    net = small.supernet(small.seeded(small.ConvNet).to(dtype), torch.randn(2, 1, 8, 8).to(dtype))
+    data = [(images.to(dtype), labels) for images, labels in small.batches()]
+    subnet = net.subnet(net.space.uniform[0])
+    modes = [module.training for module in subnet.modules()]
+    net.recalibrate(subnet, data)
+    assert [module.training for module in subnet.modules()] == modes
+    assert 0 <= nestling.evaluate(subnet, data) <= 1
+    with pytest.raises(DataError, match="the model must accept"):
+        nestling.evaluate(subnet, small.batches())
+
+
+def test_other_metrics(small):
+    model = nn.Linear(2, 1)
+    data = [(torch.randn(4, 2), torch.randn(4, 1)), (torch.randn(2, 2), torch.randn(2, 1))]
+    found = nestling.evaluate(model, data, lambda o, t: -((o - t) ** 2).mean())
+    whole = [torch.cat(parts) for parts in zip(*data, strict=True)]
+    assert found == pytest.approx(-((model(whole[0]) - whole[1]) ** 2).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("data", "metric", "message"),
+    [
+        ([], accuracy, "at least one batch"),
+        ([(torch.full((1, 2), torch.nan), torch.zeros(1))], accuracy, "NaN"),
+        ([(torch.zeros(1, 3), torch.zeros(1))], accuracy, "must accept"),
+        ([(torch.zeros(1, 2), torch.zeros(1))], lambda o, t: o[0], "one number"),
+        ([(torch.zeros(1, 2), torch.zeros(1))], lambda o, t: float("nan"), "must be finite"),
+    ],
+)
+def test_bad_data(data, metric, message):
+    with pytest.raises(DataError, match=message):
+        nestling.evaluate(nn.Linear(2, 2), data, metric)
