@@ -157,6 +157,7 @@ def prepare(settings: Settings, reporter: Reporter) -> Prepared:
         f"data: {dataset.name}, {len(train.labels)} pictures ({shown}) to train on, {wanted} of "
         f"the training set held out, {len(dataset.test_labels)} to test"
     )
+    _check_channels(model, dataset)
     example = torch.randn(2, *dataset.train_images.shape[1:])
     started = time.perf_counter()
     net = Supernet(model, example, step=settings.step or None)
@@ -275,6 +276,16 @@ def _optimizer(parameters: Any, lr: float) -> torch.optim.Optimizer:
     for group in optimizer.param_groups:
         group["lr"] = lr
     return optimizer
+
+
+def _check_channels(model: nn.Module, dataset: Dataset) -> None:
+    made, found = models.built(model), dataset.train_images.shape[1]
+    wanted = made.arguments.get("in_channels", found) if made is not None else found
+    if made is not None and wanted != found:
+        raise DataError(
+            f"{made.name} takes pictures with {wanted} channels, but those of {dataset.name} have "
+            f"{found}; give --arg in_channels={found}"
+        )
 
 
 def _check_classes(model: nn.Module, example: torch.Tensor, classes: int) -> None:

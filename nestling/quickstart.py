@@ -9,6 +9,7 @@ import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ class Story:
     outcome: Outcome
     answers: list[Answer]
     threads: int
+    held_out: int
     seconds: float
 
 
@@ -106,7 +108,7 @@ def tell(out: Path | None = None, *, seed: int = 0, epochs: int = EPOCHS) -> Sto
         outcome = experiment.finish(ready, menu, folder, batch=BATCH)
         reporter.say(f"saved {folder.model}; loading it again")
         answers = ask(load(folder.model), ready)
-    return Story(folder, outcome, answers, threads, time.perf_counter() - started)
+    return Story(folder, outcome, answers, threads, ready.pictures, time.perf_counter() - started)
 
 
 def measure(menu: Menu, usual: int, reporter: Reporter) -> tuple[Menu, int]:
@@ -133,40 +135,45 @@ def measure(menu: Menu, usual: int, reporter: Reporter) -> tuple[Menu, int]:
 
 
 def ask(model: LoadedModel, ready: Prepared) -> list[Answer]:
-    """Answer three budgets with a loaded model: a fraction, a latency, and bytes."""
+    """Answer three budgets with a loaded model: a latency, a fraction, and bytes.
+
+    Each is just enough for one subnet of those on offer: the largest, the middle and the smallest.
+    """
     images, labels = next(iter(ready.dataset.test_batches(BATCH)))
     table = model.menu.latencies(BATCH)
     offered = [entry for entry in model.menu if entry.offered]
-    middle = offered[len(offered) // 2]
-    latency = float(f"{table[middle.name].high * 1.05:.2g}")
-    if latency < table[middle.name].median:  # rounded down below what it needs
-        latency = table[middle.name].high
-    size = float(f"{offered[-1].bytes * 1.5:.1g}")
-    budgets: list[tuple[str, dict[str, Any]]] = [
-        ("fraction=0.5", {"fraction": 0.5}),
-        (f"latency_ms={latency:g}", {"latency_ms": latency}),
-        (f"bytes={size:.0f}", {"bytes": size}),
-    ]
-    return [_answer(model, shown, budget, images, labels) for shown, budget in budgets]
+    largest, middle, smallest = offered[0], offered[len(offered) // 2], offered[-1]
+    budgets = {
+        "latency_ms": _rounded_up(1.05 * table[largest.name].median),
+        "fraction": _rounded_up(middle.macs / model.menu.full.macs),
+        "bytes": _rounded_up(smallest.bytes),
+    }
+    return [_answer(model, {cost: limit}, images, labels) for cost, limit in budgets.items()]
 
 
-def _answer(
-    model: LoadedModel, shown: str, budget: dict[str, Any], images: Tensor, labels: Tensor
-) -> Answer:
+def _rounded_up(value: float) -> float:
+    """Return a value rounded up to two digits: a budget as a person would give it."""
+    step = Decimal(10) ** (Decimal(value).adjusted() - 1)
+    return float((Decimal(value) / step).to_integral_value(ROUND_CEILING) * step)
+
+
+def _answer(model: LoadedModel, budget: dict[str, Any], images: Tensor, labels: Tensor) -> Answer:
     entry = model.choose(**budget, batch=len(images))
     model(images, **budget)  # the first call of a shape prepares kernels
     started = time.perf_counter()
     outputs = model(images, **budget)
     milliseconds = 1000 * (time.perf_counter() - started)
     right = int((outputs.argmax(1) == labels).sum())
+    shown = ", ".join(f"{cost}={limit:.12g}" for cost, limit in budget.items())
     return Answer(shown, entry, milliseconds, right, len(images))
 
 
 def explain(story: Story, write: Callable[[str], object]) -> None:
     """Write the answers, the test accuracies, where the files are and what to try next."""
     write(
-        f"ms: median of a call with {BATCH} pictures, {story.threads} thread(s), on this machine (so "
-        "many that\ncomputing counts, not the call); accuracy: on 400 held-out training pictures"
+        f"ms: median of a call with {BATCH} pictures (so many that computing counts, not the\n"
+        f"call) and {story.threads} thread(s); CI: confidence interval; accuracy: on "
+        f"{story.held_out} pictures of\nthe training set that were held out"
     )
     write("")
     write(f"Three budgets, answered by the saved file, with {BATCH} test digits a call:")
@@ -189,8 +196,8 @@ def _next_steps(story: Story) -> str:
     path = story.folder.path
     file = shlex.quote(str(story.folder.model))
     return f"""\
-Files are in {path}: model.nest, model.profile.json, report.html (open it in
-a browser), pareto.png, skyline.png, metrics.csv, config.json, log.txt.
+Everything is in {path}: open report.html in a browser; model.nest is the
+model, model.profile.json its latencies; pareto.png and skyline.png are the pictures.
 
 Next, in Python:
   import nestling, torch

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from nestling import container, report
 from nestling.errors import FileError
 from nestling.menu import Menu
@@ -110,9 +108,12 @@ class RunFolder:
         report.report_html(page, pictures, self.path / "report.html")
         return page
 
-    def reporter(self, console: Console | None = None) -> Reporter:
-        """Return a reporter that also keeps what it says in `log.txt`."""
-        return _Logger(self.path / "log.txt", console)
+    def reporter(self, earlier: Diary | None = None) -> Reporter:
+        """Return a reporter that also keeps what it says, and said earlier, in `log.txt`."""
+        logger = _Logger(self.path / "log.txt")
+        for line in earlier.lines if earlier is not None else ():
+            logger.keep(line)
+        return logger
 
 
 def check_free(out: Path) -> None:
@@ -135,16 +136,32 @@ def check_free(out: Path) -> None:
         )
 
 
-class _Logger(Reporter):
-    def __init__(self, path: Path, console: Console | None) -> None:
-        super().__init__(console=console)
-        self._path = path
+class Diary(Reporter):
+    """A reporter that remembers what it said, for a folder that is made later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
 
     def say(self, text: str) -> None:
+        """Show a line of text and remember it with its time."""
         super().say(text)
+        self.keep(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
+
+    def keep(self, line: str) -> None:
+        """Remember a line."""
+        self.lines.append(line)
+
+
+class _Logger(Diary):
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def keep(self, line: str) -> None:
         try:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+                file.write(f"{line}\n")
         except OSError:  # a full disk must not end a training because of its diary
             pass
 

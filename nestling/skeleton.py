@@ -56,9 +56,10 @@ def copy_skeleton(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     known = memo.get(id(module))
     if known is not None:
         return known  # type: ignore[no-any-return]
-    if not _is_ordinary(type(module)):
+    kind: Any = type(module)
+    if not _is_ordinary(kind):
         return copy.deepcopy(module, memo)
-    twin = type(module).__new__(type(module))
+    twin: nn.Module = kind.__new__(kind)
     memo[id(module)] = twin
     # One by one: the keys of such a dict are shared by all instances of the class.
     state = twin.__dict__
@@ -91,7 +92,7 @@ def _copy_part(key: str, value: Any, memo: dict[int, Any]) -> Any:
 
 
 @functools.lru_cache(maxsize=512)
-def _is_ordinary(kind: type[nn.Module]) -> bool:
+def _is_ordinary(kind: Any) -> bool:
     """Return whether a class leaves it to `nn.Module` how it is copied."""
     return (
         all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in _OF_MODULE)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -102,16 +103,25 @@ class Binding:
 class Hook:
     """A hook of ours, before forward or `state_dict`; packing can tell it from the user's."""
 
-    __slots__ = ("act",)
+    __slots__ = ("act", "opaque")
 
     def __init__(self, act: Callable[[nn.Module], None]) -> None:
         self.act = act
+        self.opaque: Callable[[nn.Module], None] | None = None
 
     def __call__(self, module: nn.Module, *args: Any) -> None:
-        self.act(module)
+        # Versions of tensors mean nothing while the compiler traces, so it must not look inside;
+        # it is not imported for that, since this takes seconds.
+        if self.opaque is None and "torch._dynamo" in sys.modules:
+            self.opaque = torch.compiler.disable(self.act)  # type: ignore[no-untyped-call]
+        (self.opaque or self.act)(module)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
         return Hook(_nothing)
+
+
+# What `torch.compiler.disable` sets, for the frame of the hook itself.
+Hook.__call__._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 
 def binding(subnet: nn.Module) -> Binding | None:
@@ -268,13 +278,21 @@ def expect_calibration(subnet: nn.Module) -> None:
                 "this subnet is evaluated with norm statistics that are slices of the full net's; "
                 "its accuracy will be poor: call net.recalibrate(subnet, batches) first",
                 UncalibratedWarning,
-                stacklevel=_USER,
+                stacklevel=_frames_to_the_user(),
             )
 
     key = subnet.register_forward_pre_hook(Hook(look)).id
 
 
-_USER = 6  # frames from `look` up to the call of the subnet: the hook, and three of nn.Module's
+def _frames_to_the_user() -> int:
+    """Return how many frames up from the caller the first one outside of torch and nestling is."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+_INSIDE = ("torch", "nestling")
 
 
 def _own_buffer(tie: Binding, name: str, buffer: Tensor, cut: Cut, private: bool) -> Tensor:
@@ -354,10 +372,10 @@ def _copy_root(subnet: nn.Module, memo: dict[int, Any]) -> nn.Module:
     kind = type(subnet)
     own_way: Any = getattr(kind, "__deepcopy__", None)
     if own_way is not None:
-        twin = cast(nn.Module, own_way(subnet, memo))
+        copied = cast(nn.Module, own_way(subnet, memo))
         for key in _OWN:
-            twin.__dict__.pop(key, None)
-        return twin
+            copied.__dict__.pop(key, None)
+        return copied
     reduced: Any = kind.__reduce_ex__(subnet, 4)
     make, arguments, state, *_ = reduced
     twin: nn.Module = make(*arguments)

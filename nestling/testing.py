@@ -7,6 +7,7 @@ changes the net that it is given.
 from __future__ import annotations
 
 import copy
+import functools
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -95,14 +96,14 @@ def check_masked(net: Supernet, *inputs: Any, seed: int = 0, **kwargs: Any) -> N
     masked = _Masked(own, inputs, kwargs)
     for spec in some_specs(own.space, seed):
         subnet = own.subnet(spec).eval()
-        found = tensors_in(_quiet(lambda subnet=subnet: subnet(*inputs, **kwargs)))
+        found = tensors_in(_quiet(functools.partial(subnet, *inputs, **kwargs)))
         _assert_close(found, masked.outputs(spec), f"{spec} differs from the masked model")
         generator = torch.Generator().manual_seed(seed)
         weights = [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in found]
         subnet.zero_grad()
         for parameter in own.parameters():
             parameter.grad = None
-        _weighted(found, weights).backward()  # type: ignore[no-untyped-call]
+        _weighted(found, weights).backward()
         _assert_slope(own, masked, spec, weights, generator)
 
 
@@ -115,7 +116,7 @@ def check_isolation(net: Supernet, *inputs: Any, seed: int = 0, **kwargs: Any) -
     outputs = tensors_in(busy(*inputs, **kwargs))
     loss = _weighted(outputs, [torch.ones_like(t) for t in outputs])
     if loss.requires_grad:
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     after = [_outputs(subnet, inputs, kwargs) for subnet in subnets]
     for subnet, one, other in zip(subnets, after, before, strict=True):
         same = all(map(torch.equal, one, other))
@@ -238,10 +239,10 @@ def _twin(net: Supernet) -> Supernet:
 
 
 def _wide(
-    net: Supernet, inputs: Sequence[Any], kwargs: dict[str, Any]
-) -> tuple[Supernet, Sequence[Any], dict[str, Any]]:
+    net: Supernet, inputs: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Supernet, tuple[Any, ...], dict[str, Any]]:
     """Return a twin in float64 and evaluation mode, and its inputs in float64."""
-    model, (inputs, kwargs) = double(net.model, (tuple(inputs), kwargs))
+    model, (inputs, kwargs) = double(net.model, (inputs, kwargs))
     model.zero_grad()
     own = Supernet.restore(model, net.space, net.orders, net.private, net.signature)
     return own, inputs, kwargs

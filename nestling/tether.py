@@ -11,10 +11,11 @@ from __future__ import annotations
 import functools
 import warnings
 import weakref
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nestling.cut import Cut
 from nestling.errors import ModelError
@@ -224,6 +225,7 @@ Tether: TypeAlias = ViewTether | GatherTether
 def tether(shared: SharedGradient, cut: Cut) -> tuple[nn.Parameter, Tether]:
     """Return a new subnet parameter for a cut of the shared one, tied to it."""
     spend_layout_warning()
+    watch_fused_steps()
     parameter = shared.parameter
     # A view of detach(), never of .data: the version counter must stay the shared parameter's.
     part = cut.take(parameter.detach())
@@ -238,7 +240,7 @@ def tether(shared: SharedGradient, cut: Cut) -> tuple[nn.Parameter, Tether]:
         tie = ViewTether(shared, leaf, cut)
         if elastic:
             # What leaf.register_hook(tie) does, with a third of its memory.
-            leaf._backward_hooks = Hooks({-1: tie})  # type: ignore[assignment]
+            leaf._backward_hooks = Hooks({-1: tie})
     # Hooks stay when a parameter is frozen, so that it can be thawed later.
     leaf.requires_grad_(parameter.requires_grad)
     return leaf, tie
@@ -269,6 +271,24 @@ def spend_layout_warning() -> None:
         leaf = nn.Parameter(torch.zeros(2, 2, device="cpu")[:, :1])
         leaf.grad = torch.zeros(2, 2, device="cpu")[:, :1]
         leaf.sum().backward()  # type: ignore[no-untyped-call]
+
+
+@functools.cache
+def watch_fused_steps() -> None:
+    """Let fused optimisers count as writes: their kernels leave the version counters alone.
+
+    Without it a gathered weight would not notice the step, and a step between forward and backward
+    would go unnoticed for all weights. Only parameters that a fused optimiser has just written are
+    touched.
+    """
+    register_optimizer_step_post_hook(_count_fused_step)
+
+
+def _count_fused_step(optimizer: torch.optim.Optimizer, *given: Any) -> None:
+    for group in optimizer.param_groups:
+        if group.get("fused"):
+            written = [parameter for parameter in group["params"] if parameter.grad is not None]
+            torch.autograd.graph.increment_version(written)
 
 
 def _is_part(gradient: Tensor, whole: Tensor | None) -> bool:

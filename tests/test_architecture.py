@@ -16,8 +16,10 @@ ROOT = Path(nestling.__file__).parent
 # docs/architecture.md.
 ORDER = [
     "errors",
+    "weights",
     "extent",
     "spec",
+    "header",
     "cut",
     "skeleton",
     "tether",

@@ -221,7 +221,7 @@ def test_the_profile_lies_beside_and_goes_with_the_model(menu, tmp_path):
         nestling.load(path)
 
 
-# -- files that cannot be written or read -----------------------------------------------------------
+# -- files that cannot be written or read ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["model", "model.pt", "model.nest.bak"])
@@ -285,7 +285,7 @@ def test_any_altered_byte_is_noticed(saved, tmp_path_factory, place, flip):
         nestling.load(path)
 
 
-# -- hostile files: the checksums fit, the header does not ------------------------------------------
+# -- hostile files: the checksums fit, the header does not ----------------------------------------
 
 
 def reseal(saved, folder, header, tensors=None):
@@ -404,8 +404,8 @@ def test_hostile_tensors(saved, tmp_path):
     ):
         with pytest.raises(FileError):
             nestling.load(reseal(saved, tmp_path, header, {**tensors, **change}))
+    rest = {key: tensor for key, tensor in tensors.items() if key != name}
     with pytest.raises(FileError):
-        rest = {key: tensor for key, tensor in tensors.items() if key != name}
         nestling.load(reseal(saved, tmp_path, header, rest))
 
 

@@ -1,4 +1,5 @@
 import errno
+import itertools
 import os
 import random
 import signal
@@ -78,7 +79,7 @@ def test_cosine_rises_then_falls_to_zero():
     factors = [cosine(step, 100) for step in range(101)]
     assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert factors[5] == 1.0
-    assert all(a >= b for a, b in zip(factors[5:], factors[6:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(factors[5:]))
     assert factors[100] == pytest.approx(0)
     assert cosine(150, 100) == pytest.approx(0)  # a loader that yields more than its length
     assert cosine(0, 1) == 1.0

@@ -102,7 +102,7 @@ def _figures(menu: Any, batch: int) -> list[dict[str, Any]]:
 
 
 def _write(rows: list[dict[str, Any]], batch: int) -> None:
-    heads = ["name", "MACs", "ms", "95 % interval", "per s", "speed-up", "ideal", "weights"]
+    heads = ["name", "MACs", "ms", "95 % CI", "per s", "speed-up", "ideal", "weights"]
     terminal.put_table(
         [*heads, "memory"],
         [
@@ -121,8 +121,8 @@ def _write(rows: list[dict[str, Any]], batch: int) -> None:
         ],
     )
     terminal.put(
-        f"\nms: median of a call with {batch} example(s); ideal: if time fell with MACs; memory: "
-        "peak\nof activations in a call, beside the weights"
+        f"\nms: median of a call with {batch} example(s); CI: confidence interval; ideal: if time\n"
+        "fell with MACs; memory: peak of activations in a call, beside the weights"
     )
 
 

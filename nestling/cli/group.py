@@ -47,7 +47,7 @@ class Commands(TyperGroup):
         if not standalone_mode:
             return run()
         with _sigterm_like_ctrl_c():
-            code = _guarded(run)
+            code = _guarded(run, list(sys.argv[1:] if args is None else args))
         sys.exit(code)
 
     def invoke(self, ctx: Any) -> Any:
@@ -58,7 +58,7 @@ class Commands(TyperGroup):
             raise Stopped(str(stop) or "stopped; nothing was lost that had been saved") from stop
 
 
-def _guarded(run: Callable[[], Any]) -> int:
+def _guarded(run: Callable[[], Any], words: Sequence[str]) -> int:
     """Run, print what goes wrong as one line on stderr, and return the exit code."""
     try:
         result = run()
@@ -74,13 +74,13 @@ def _guarded(run: Callable[[], Any]) -> int:
         return STOPPED
     except Exception as error:  # noqa: BLE001  (the last stop: nothing may end in a traceback)
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            terminal.complain("error", _usage(error))
+            terminal.complain("error", _usage(error, words))
             return int(error.exit_code)
         terminal.complain("error", _bug(error))
         return OURS
 
 
-def _usage(error: Any) -> str:
+def _usage(error: Any, words: Sequence[str]) -> str:
     """Return Typer's message on a wrong option or argument as one sentence, with a way on."""
     text = " ".join(error.format_message().split()).rstrip(".")
     context = getattr(error, "ctx", None)
@@ -89,6 +89,9 @@ def _usage(error: Any) -> str:
     if hasattr(error, "option_name") and hasattr(error, "possibilities"):
         known = [name for option in context.command.params for name in option.opts]
         text = f"{error.message}{did_you_mean(error.option_name, known)}"
+    for option in getattr(getattr(error, "param", None), "opts", ()):
+        if option in words[:-1]:
+            text += f" (got {words[words.index(option) + 1]!r})"
     return f"{text}; see `{context.command_path} --help`"
 
 

@@ -91,8 +91,7 @@ def _begin(
 ) -> tuple[Prepared, RunFolder, Reporter]:
     """Return a prepared training and its folder, which is made only when all else is well."""
     from nestling import experiment
-    from nestling.progress import Reporter
-    from nestling.runfolder import RunFolder, check_free
+    from nestling.runfolder import Diary, RunFolder, check_free
 
     if resume:
         folder, settings = _resumed(given, explicit, out)
@@ -103,10 +102,11 @@ def _begin(
     settings = _settings(given)
     if out is not None:
         check_free(out)
+    diary = Diary()
     with experiment.threads(settings.threads):
-        ready = experiment.prepare(settings, Reporter())
+        ready = experiment.prepare(settings, diary)
     folder = RunFolder.create(settings.name, out, settings.config())
-    reporter = folder.reporter()
+    reporter = folder.reporter(diary)
     reporter.say(f"the run is in {folder.path}")
     return ready, folder, reporter
 

@@ -41,6 +41,7 @@ def table(page: Page) -> Table:
     made.caption_justify = "left"
     for n, head in enumerate(_heads(page)):
         made.add_column(Text(head), justify="right" if n else "left", no_wrap=n > 0)
+    made.columns[0].min_width = min(8, max(len(printable(row.name)) for row in page.rows))
     for row in page.rows:
         cells = [Text(cell) for cell in _cells(page, row)]
         made.add_row(*cells, style=None if row.offered else "dim")
@@ -62,7 +63,7 @@ def plain(page: Page) -> str:
 
 def _heads(page: Page) -> list[str]:
     metric = printable(page.metric)
-    heads = ["name", "MACs", "params", "bytes", "ms", "95 % interval", "speed-up"]
+    heads = ["name", "MACs", "params", "bytes", "ms", "95 % CI", "speed-up"]
     return [*heads, metric, "offered"]
 
 

@@ -1,0 +1,161 @@
+import csv
+import json
+import signal
+import time
+
+import pytest
+
+from nestling import container
+
+FILES = {
+    "config.json",
+    "environment.json",
+    "metrics.csv",
+    "log.txt",
+    "checkpoint.safetensors",
+    "model.nest",
+    "model.profile.json",
+    "pareto.png",
+    "skyline.png",
+    "report.html",
+}
+TINY = ("--model", "digits_resnet", "--arg", "width=8", "--data", "digits", "--threads", 1)
+
+
+def test_the_run_folder_is_complete(trained):
+    assert {path.name for path in trained.iterdir()} == FILES
+    assert json.loads((trained / "config.json").read_text())["settings"]["model_args"] == {
+        "width": 8
+    }
+    with (trained / "metrics.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["epoch"] == "1"
+    assert float(row["loss"]) > 0
+    assert "held out" in (trained / "log.txt").read_text()
+
+
+def test_data_is_on_stdout_and_the_rest_on_stderr(nestling, tmp_path):
+    said = nestling("train", *TINY, "--epochs", 1, "--out", tmp_path / "run", "--json")
+    assert said.code == 0
+    found = json.loads(said.out)
+    assert {"name", "spec", "macs", "accuracy", "test_accuracy"} <= set(found["menu"][0])
+    assert "device: cpu" in said.err
+    assert "training in" in said.err
+
+
+def test_folders_are_numbered(nestling, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        said = nestling("train", *TINY, "--epochs", 1)
+        assert "test accuracy, on 360 pictures looked at only now" in said.out
+    names = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert names == ["digits_resnet-digits-uniform-1", "digits_resnet-digits-uniform-2"]
+
+
+def test_an_earlier_run_is_never_overwritten(nestling, trained):
+    before = (trained / "model.nest").read_bytes()
+    assert nestling("train", *TINY, "--out", trained).failed("never overwrites", "--out")
+    assert nestling("train", "--resume", "--out", trained).failed("finished", "nestling info")
+    assert (trained / "model.nest").read_bytes() == before
+
+
+def test_a_killed_training_goes_on_exactly(nestling, shell, tmp_path):
+    args = ("train", *TINY, "--epochs", 4)
+    assert nestling(*args, "--out", tmp_path / "whole").code == 0
+    process = shell(*args, "--out", tmp_path / "broken")
+    checkpoint = tmp_path / "broken" / "checkpoint.safetensors"
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("the training was over before it could be stopped")
+    assert process.returncode == 130, err
+    line = err.strip().splitlines()[-1]
+    assert line.startswith("stopped: ")
+    assert "--resume --out" in line
+    assert "Traceback" not in err
+    contrary = nestling("train", "--resume", "--out", tmp_path / "broken", "--epochs", 5)
+    assert contrary.failed("--epochs", "4", "5")
+    assert nestling("train", "--resume", "--out", tmp_path / "broken").code == 0
+    _, whole = container.read(tmp_path / "whole" / "model.nest")
+    _, broken = container.read(tmp_path / "broken" / "model.nest")
+    assert whole.keys() == broken.keys()
+    assert all(whole[name].equal(broken[name]) for name in whole)
+    metrics = [(tmp_path / run / "metrics.csv").read_text() for run in ("whole", "broken")]
+    assert metrics[0] == metrics[1]
+
+
+def test_nothing_to_resume(nestling, tmp_path):
+    assert nestling("train", "--resume").failed("--out")
+    assert nestling("train", "--resume", "--out", tmp_path / "no").failed("no run")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--data", "digits"), ("--model",)),
+        (("--model", "resnet20"), ("--data",)),
+        (("--model", "resnet2", "--data", "digits"), ("did you mean 'resnet20'",)),
+        ((*TINY, "--data", "digit"), ("did you mean 'digits'",)),
+        ((*TINY, "--method", "unifrom"), ("did you mean 'uniform'",)),
+        ((*TINY, "--epochs", -1), ("--epochs", "-1")),
+        ((*TINY, "--lr", -1), ("--lr", "-1")),
+        ((*TINY, "--batch", 0), ("--batch", "0")),
+        ((*TINY, "--precision", "float23"), ("did you mean 'float32'",)),
+        ((*TINY, "--device", "gpu"), ("'gpu'", "choose auto, cpu")),
+        ((*TINY, "--weights", "no.safetensors"), ("no.safetensors",)),
+        ((*TINY, "--held-out", 5000), ("5000",)),
+        (("--model", "resnet20", "--data", "digits"), ("--arg in_channels=1",)),
+        (
+            ("--model", "digits_resnet", "--arg", "num_classes=4", "--data", "digits"),
+            ("(batch, 10)",),
+        ),
+    ],
+)
+def test_bad_input_is_told_before_a_folder_is_made(nestling, tmp_path, args, words):
+    said = nestling("train", *args, "--out", tmp_path / "run")
+    assert said.failed(*words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_and_corrupt_data(nestling, tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    resnet = ("--model", "resnet20", "--data", "cifar10", "--data-dir", tmp_path)
+    said = nestling("train", *resnet, "--out", tmp_path / "run")
+    assert said.failed("https://www.cs.toronto.edu", "--data-dir")
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    for name in [*(f"data_batch_{n}.bin" for n in range(1, 6)), "test_batch.bin"]:
+        (folder / name).write_bytes(b"123")
+    assert nestling("train", *resnet, "--out", tmp_path / "run").failed("damaged")
+
+
+def test_a_full_disk_is_one_clear_error(nestling, tmp_path, monkeypatch):
+    import errno
+    import os
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    said = nestling("train", *TINY, "--epochs", 1, "--out", tmp_path / "run")
+    assert said.failed("No space left")
+
+
+def test_a_file_where_the_folder_should_be(nestling, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    assert nestling("train", *TINY, "--out", tmp_path / "run").failed("exists")
+    assert nestling("train", *TINY, "--out", tmp_path / "run" / "deep").failed("--out")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_diverged_training_says_so(nestling, tmp_path):
+    said = nestling("train", *TINY, "--lr", 900, "--precision", "float32", "--epochs", 4,
+                    "--out", tmp_path / "run")  # fmt: skip
+    if said.code:
+        assert said.failed("diverged", "learning rate")
