@@ -188,24 +188,20 @@ def train(ready: Prepared, folder: RunFolder, reporter: Reporter, *, resume: boo
     """
     settings = ready.settings
     try:
-        menu = fit(
-            ready.net,
-            ready.train,
-            ready.held_out,
-            method=settings.method,
-            epochs=settings.epochs,
-            seed=settings.seed,
-            optimizer=lambda parameters: _optimizer(parameters, settings.lr),
-            precision=settings.precision,
-            checkpoint=folder.checkpoint,
-            resume=resume,
-            progress=reporter,
-        )
-    except Interrupted as stop:
-        raise Interrupted(
-            f"stopped; the state is in {folder.checkpoint}; go on with: "
-            f"nestling train --resume --out {shlex.quote(str(folder.path))}"
-        ) from stop
+        with resumable(folder):
+            menu = fit(
+                ready.net,
+                ready.train,
+                ready.held_out,
+                method=settings.method,
+                epochs=settings.epochs,
+                seed=settings.seed,
+                optimizer=lambda parameters: _optimizer(parameters, settings.lr),
+                precision=settings.precision,
+                checkpoint=folder.checkpoint,
+                resume=resume,
+                progress=reporter,
+            )
     finally:
         folder.write_metrics()
     dataset = ready.dataset
@@ -232,12 +228,42 @@ def finish(ready: Prepared, menu: Menu, folder: RunFolder, *, batch: int = 1) ->
         folder: of the run.
         batch: which of its profiles the report shows.
     """
+    with resumable(folder):
+        return _finish(ready, menu, folder, batch)
+
+
+def _finish(ready: Prepared, menu: Menu, folder: RunFolder, batch: int) -> Outcome:
     menu.save(folder.model)
     tests = ready.dataset.test_batches(256)
     test = {entry.name: evaluate(menu.module(entry.name), tests) for entry in menu}
     facts = {"test accuracy": _shown(test)}
     page = folder.write_report(menu, ready.settings.title, key=menu.key(batch), facts=facts)
     return Outcome(menu, page, test)
+
+
+@contextmanager
+def resumable(folder: RunFolder) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM say what is saved, and how to go on.
+
+    Raises:
+        Interrupted: in place of what the block was interrupted with.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        out = shlex.quote(str(folder.path))
+        if folder.model.exists():
+            text = f"the model is saved in {folder.model}; its report is not complete"
+        elif folder.checkpoint.exists():
+            text = (
+                f"the state is saved in {folder.checkpoint}; go on with: "
+                f"nestling train --resume --out {out}"
+            )
+        else:
+            text = (
+                f"before anything was saved; start anew with: nestling train --resume --out {out}"
+            )
+        raise Interrupted(f"stopped; {text}") from stop
 
 
 def choose_device(name: str) -> torch.device:

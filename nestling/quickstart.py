@@ -103,7 +103,8 @@ def tell(out: Path | None = None, *, seed: int = 0, epochs: int = EPOCHS) -> Sto
         ready = experiment.prepare(chosen, reporter)
         reporter.say("training: every step trains the full net, the narrowest and two between")
         menu = experiment.train(ready, folder, reporter)
-    menu, threads = measure(menu, usual, reporter)
+    with experiment.resumable(folder):
+        menu, threads = measure(menu, usual, reporter)
     with experiment.threads(threads):
         outcome = experiment.finish(ready, menu, folder, batch=BATCH)
         reporter.say(f"saved {folder.model}; loading it again")

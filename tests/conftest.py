@@ -9,6 +9,9 @@ import torch
 
 from nestling.menu import Menu
 
+# Small nets gain nothing from threads, and lose much where other processes want the cores.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def small():

@@ -224,8 +224,12 @@ def test_at_most_one_old_gradient_buffer_is_kept_alive():
 
 
 @pytest.mark.parametrize("options", [{}, {"foreach": True}, {"fused": True}], ids=str)
-def test_a_step_between_forward_and_backward_is_an_error(options):
-    net = make()
+@pytest.mark.parametrize("gathering", [True, False], ids=["gathers", "views"])
+def test_a_step_between_forward_and_backward_is_an_error(options, gathering):
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten())
+    net = make() if gathering else make(nn.Sequential(plain, nn.Linear(32, 4)), freeze="0.1")
+    tethers = binding(net.subnet(specs(net)[1])).gathers()
+    assert any(True for _ in tethers) == gathering
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, **options)
     subnet, other = net.subnet(specs(net)[1]), net.subnet(specs(net)[2])
     value = loss(subnet)
@@ -341,6 +345,9 @@ def test_gathers_are_filled_again_whatever_changed_the_weights(make):
                 net.model.mix.weight.mul_(2)
             out = subnet.mix(torch.ones(1, 8, 4, 4))  # a submodule called directly
             torch.testing.assert_close(out, pack(subnet).mix(torch.ones(1, 8, 4, 4)))
+            with torch.no_grad():
+                net.model.mix.weight.mul_(2)
+            assert torch.equal(pack(subnet).mix.weight, pack(net.subnet(spec)).mix.weight)
             with torch.no_grad():
                 net.model.mix.weight.mul_(2)
             assert torch.equal(subnet.state_dict()["mix.weight"], pack(subnet).mix.weight)

@@ -55,7 +55,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            raise Stopped(str(stop) or "stopped; nothing was lost that had been saved") from stop
+            raise Stopped(str(stop) or "before anything was saved") from stop
 
 
 def _guarded(run: Callable[[], Any], words: Sequence[str]) -> int:
