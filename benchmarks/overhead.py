@@ -38,6 +38,7 @@ from nestling.profile import machine
 from nestling.training import default_optimizer
 
 KEPT = Path(__file__).parent / "results" / "overhead.json"
+CACHED = Path(tempfile.gettempdir()) / f"nestling-overhead-{nestling.__version__}.nest"
 WIDTHS = (0.25, 0.5, 1.0)
 GOALS = {
     "forward_b1": 1.10,
@@ -55,8 +56,13 @@ GOALS = {
 def row(name: str, ratio: Ratio) -> dict[str, Any]:
     """Return a measured ratio as a row of the result."""
     print(f"  {name:<44} {ratio.median:.3f}  ({ratio.low:.3f} to {ratio.high:.3f})", flush=True)
-    return {"case": name, "value": ratio.median, "low": ratio.low, "high": ratio.high,
-            "runs": ratio.runs}
+    return {
+        "case": name,
+        "value": ratio.median,
+        "low": ratio.low,
+        "high": ratio.high,
+        "runs": ratio.runs,
+    }
 
 
 def value(name: str, figure: float, **more: Any) -> dict[str, Any]:
@@ -67,13 +73,13 @@ def value(name: str, figure: float, **more: Any) -> dict[str, Any]:
 
 def supernet() -> nestling.Supernet:
     """Return a ResNet-18 supernet at 224 pixels, in evaluation mode, proven once and cached."""
-    path = Path(tempfile.gettempdir()) / f"nestling-overhead-{nestling.__version__}.nest"
-    if not path.exists():
+    if not CACHED.exists():
         net = nestling.Supernet(nestling.models.resnet18(), torch.randn(1, 3, 224, 224))
         specs = [net.space.spec(width=width) for width in WIDTHS]
-        nestling.make_menu(net, specs, calibrate=[torch.randn(4, 3, 224, 224)],
-                           measure=False).save(path)
-    return nestling.load(path).menu.net
+        nestling.make_menu(net, specs, calibrate=[torch.randn(4, 3, 224, 224)], measure=False).save(
+            CACHED
+        )
+    return nestling.load(CACHED).menu.net
 
 
 def alone(width: float) -> nn.Module:
@@ -87,8 +93,11 @@ def alone(width: float) -> nn.Module:
 def forward(seconds: float) -> dict[str, list[dict[str, Any]]]:
     """Forward runs of views and of packed copies, batch 1 and 32."""
     net = supernet()
-    result: dict[str, list[dict[str, Any]]] = {"forward_b1": [], "forward_b32": [],
-                                                "forward_packed": []}
+    result: dict[str, list[dict[str, Any]]] = {
+        "forward_b1": [],
+        "forward_b32": [],
+        "forward_packed": [],
+    }
     for batch in (1, 32):
         images = torch.randn(batch, 3, 224, 224)
         for width in WIDTHS:
@@ -103,11 +112,13 @@ def forward(seconds: float) -> dict[str, list[dict[str, Any]]]:
 
             assert torch.allclose(call(subnet), call(plain), atol=1e-4)
             name = f"ResNet-18 width {width:.2f} batch {batch}"
-            ratio = paired_ratio(partial(call, subnet), partial(call, plain),
-                                 precision=0.005, seconds=seconds)
+            ratio = paired_ratio(
+                partial(call, subnet), partial(call, plain), precision=0.005, seconds=seconds
+            )
             result[f"forward_b{batch}"].append(row(f"{name}, views", ratio))
-            ratio = paired_ratio(partial(call, packed), partial(call, plain),
-                                 precision=0.005, seconds=seconds)
+            ratio = paired_ratio(
+                partial(call, packed), partial(call, plain), precision=0.005, seconds=seconds
+            )
             result["forward_packed"].append(row(f"{name}, packed", ratio))
     return result
 
@@ -133,8 +144,12 @@ def train_step(seconds: float) -> dict[str, list[dict[str, Any]]]:
                 for parameter in owner.parameters():
                     parameter.grad.zero_()
 
-            ratio = paired_ratio(partial(step, subnet, net), partial(step, plain, plain),
-                                 precision=0.01, seconds=seconds)
+            ratio = paired_ratio(
+                partial(step, subnet, net),
+                partial(step, plain, plain),
+                precision=0.01,
+                seconds=seconds,
+            )
             rows.append(row(f"ResNet-18 width {width:.2f} batch 64, {precise}", ratio))
     return {"train_step": rows}
 
@@ -152,12 +167,11 @@ def joint_step(seconds: float) -> dict[str, list[dict[str, Any]]]:
         specs = [net.space.full, *(net.space.spec(width=w) for w in (0.75, 0.5, 0.25))]
         plain = [nestling.pack(net.subnet(spec)).train() for spec in specs]
         own = default_optimizer(plain[0])
-        device = torch.device("cpu")
 
         def passes(members: Iterable[nn.Module], p: Any = precise, x: Tensor = images) -> None:
             teacher = None
             for member in members:
-                with p.autocast(device):
+                with p.autocast(torch.device("cpu")):
                     outputs = member(x)
                 outputs = outputs.float()
                 if teacher is None:
@@ -166,14 +180,17 @@ def joint_step(seconds: float) -> dict[str, list[dict[str, Any]]]:
                 else:
                     soft_cross_entropy(outputs, teacher).backward()
 
-        def joint(net: Any = net, specs: Any = specs, optimizer: Any = optimizer,
-                  passes: Callable[..., None] = passes) -> None:
+        def joint(
+            net: Any = net,
+            specs: Any = specs,
+            optimizer: Any = optimizer,
+            passes: Callable[..., None] = passes,
+        ) -> None:
             passes(net.pooled(spec).train() for spec in specs)
             optimizer.step()
             optimizer.zero_grad(set_to_none=False)
 
-        def apart(plain: Any = plain, own: Any = own,
-                  passes: Callable[..., None] = passes) -> None:
+        def apart(plain: Any = plain, own: Any = own, passes: Callable[..., None] = passes) -> None:
             passes(plain)
             own.step()
             for module in plain:
@@ -189,9 +206,12 @@ def switch(seconds: float) -> dict[str, list[dict[str, Any]]]:
     """Choosing an entry by a budget and picking its module, 99th percentile in microseconds."""
     net = nestling.Supernet(nestling.models.resnet20(), torch.randn(1, 3, 32, 32), step=2)
     fractions = [0.1 + 0.06 * i for i in range(16)]
-    menu = nestling.make_menu(net, {f"s{i}": net.space.spec(fraction=f)
-                                    for i, f in enumerate(fractions)}, measure=False,
-                              calibrate=[torch.randn(2, 3, 32, 32)])
+    menu = nestling.make_menu(
+        net,
+        {f"s{i}": net.space.spec(fraction=f) for i, f in enumerate(fractions)},
+        measure=False,
+        calibrate=[torch.randn(2, 3, 32, 32)],
+    )
     model = nestling.LoadedModel(menu.measured(seconds=0.05))
     slowest = max(latency.median for latency in menu.measured(seconds=0.05).latencies().values())
     draw = random.Random(0)
@@ -216,7 +236,7 @@ torch.set_num_threads({torch.get_num_threads()})
 def resident():
     gc.collect()
     return int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize()
-menu = nestling.load({str(Path(tempfile.gettempdir()) / f"nestling-overhead-{nestling.__version__}.nest")!r}).menu
+menu = nestling.load({str(CACHED)!r}).menu
 net = menu.net
 weights = sum(p.numel() * p.element_size() for p in net.parameters())
 start = resident()
@@ -228,8 +248,11 @@ print(1 + grown / weights, grown / 64)
     supernet()
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     ratio, each = map(float, found.stdout.split())
-    return {"memory_64": [value("ResNet-18, 64 subnets, over its weights", ratio,
-                                bytes_per_subnet=each)]}
+    return {
+        "memory_64": [
+            value("ResNet-18, 64 subnets, over its weights", ratio, bytes_per_subnet=each)
+        ]
+    }
 
 
 def discovery(seconds: float) -> dict[str, list[dict[str, Any]]]:
@@ -246,8 +269,9 @@ def discovery(seconds: float) -> dict[str, list[dict[str, Any]]]:
     proof = time.perf_counter() - start
     return {
         "discovery_resnet50_s": [value("ResNet-50, discovery, seconds", statistics.median(taken))],
-        "proof_resnet50_s": [value("ResNet-50, with proof, seconds", proof,
-                                   axes=len(net.space.axes))],
+        "proof_resnet50_s": [
+            value("ResNet-50, with proof, seconds", proof, axes=len(net.space.axes))
+        ],
     }
 
 
@@ -265,8 +289,9 @@ def file(seconds: float) -> dict[str, list[dict[str, Any]]]:
     return {"file_16": [value("ResNet-18, 16 subnets over 1", sizes[1] / sizes[0])]}
 
 
-SECTIONS = {f.__name__: f for f in (forward, train_step, joint_step, switch, memory, discovery,
-                                    file)}
+SECTIONS = {
+    f.__name__: f for f in (forward, train_step, joint_step, switch, memory, discovery, file)
+}
 
 
 # -- the kept result --------------------------------------------------------------------------
@@ -296,15 +321,18 @@ def table(result: dict[str, Any]) -> str:
             lines.append(f"| {key} | {r['case']} | {r['value']:.3f}{interval} | {goal} |")
     where = result["machine"]
     lines.append("")
-    lines.append(f"{where.get('processor')}, {where.get('threads')} threads, "
-                 f"torch {where.get('torch')}, Python {where.get('python')}.")
+    lines.append(
+        f"{where.get('processor')}, {where.get('threads')} threads, "
+        f"torch {where.get('torch')}, Python {where.get('python')}."
+    )
     return "\n".join(lines)
 
 
 def main() -> None:
     """Run the chosen sections, or print what is kept."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sections", nargs="*", default=list(SECTIONS), choices=list(SECTIONS))
     parser.add_argument("--seconds", type=float, default=20.0, help="longest time for one pair")
     parser.add_argument("--threads", type=int, default=2)

@@ -2,9 +2,9 @@
 
     python benchmarks/pretrained.py --weights FOLDER --data-dir FOLDER
 
-FOLDER of weights holds cifar10_resnet20.safetensors and cifar10_resnet56.safetensors (He's nets with
-zero-padded shortcuts; inputs normalised by the ImageNet mean and deviation). The outputs of the full
-spec must equal the plain net's bit for bit.
+FOLDER of weights holds cifar10_resnet20.safetensors and cifar10_resnet56.safetensors (He's nets
+with zero-padded shortcuts; inputs normalised by the ImageNet mean and deviation). The outputs of
+the full spec must equal the plain net's bit for bit.
 """
 
 from __future__ import annotations
@@ -42,8 +42,11 @@ def main() -> None:
         with torch.no_grad():
             same = all(torch.equal(model(x), full(x)) for x, _ in batches[:4])
         score = nestling.evaluate(full, batches)
-        result["nets"][name] = {"accuracy": score, "full_spec_bit_equal": same,
-                                "axes": len(net.space.axes)}
+        result["nets"][name] = {
+            "accuracy": score,
+            "full_spec_bit_equal": same,
+            "axes": len(net.space.axes),
+        }
         print(f"{name}: top-1 {score:.2%}, full spec equal bit for bit: {same}", flush=True)
     KEPT.parent.mkdir(exist_ok=True)
     KEPT.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,11 +1,12 @@
 """Nestling: one network, every size.
 
-Turns your own PyTorch model into one set of weights in which smaller networks are nested. Each is an
-ordinary module that runs at its own cost, so a deployed program trades accuracy against latency,
-memory and computation in microseconds.
+Turns your own PyTorch model into one set of weights in which smaller networks are nested. Each is
+an ordinary module that runs at its own cost, so a deployed program trades accuracy against
+latency, memory and computation in microseconds.
 """
 
 from nestling import axes, costs, data, methods, models, objectives, search
+from nestling.entry import Entry
 from nestling.errors import (
     BudgetError,
     DataError,
@@ -17,7 +18,7 @@ from nestling.errors import (
 )
 from nestling.evaluation import evaluate
 from nestling.fitting import fit
-from nestling.menu import Entry, Menu, make_menu
+from nestling.menu import Menu, make_menu
 from nestling.objectives import sandwich
 from nestling.runtime import LoadedModel, load
 from nestling.spec import Axis, Space, Spec

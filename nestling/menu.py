@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nestling import modelfile
 from nestling.batch import blamed, check_finite, inputs_of, move, shapes
 from nestling.costs import latency
 from nestling.costs.latency import Latency
+from nestling.entry import Entry, score
 from nestling.errors import DataError, ModelError, SpecError, did_you_mean
 from nestling.evaluation import Metric, accuracy, evaluate
+from nestling.modelfile import Contents
 from nestling.profile import Key, Profile, this_key
 from nestling.spec import Spec
 from nestling.subnet import binding, pack
@@ -24,37 +27,6 @@ from nestling.weights import cloned, fill, is_channels_last, lay_out, tensors_of
 
 CALIBRATION = 50  # batches of training data that measure a subnet's norm statistics
 LATENCY_SECONDS = 1.0  # longest time to measure one entry
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One subnet on offer.
-
-    Attributes:
-        name: unique in the menu.
-        spec: kept units per axis.
-        macs: multiply-accumulates for one example.
-        params: number of parameters.
-        bytes: of parameters and buffers as a net of its own.
-        accuracy: mean metric on the validation data; None if it was not measured.
-        offered: False for a subnet that is clearly slower and no more accurate than another one.
-        private: tensors that are this entry's own: norm statistics, or all weights of a net that
-            was trained alone.
-    """
-
-    name: str
-    spec: Spec
-    macs: int
-    params: int
-    bytes: int
-    accuracy: float | None = None
-    offered: bool = True
-    private: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
-
-
-def score(entry: Entry) -> float:
-    """Return what makes one entry better than another: accuracy, or size where it is unknown."""
-    return entry.accuracy if entry.accuracy is not None else float(entry.macs)
 
 
 @dataclass(frozen=True)
@@ -192,9 +164,18 @@ class Menu:
             FileError: the file cannot be written.
             SpecError: the units were reordered since the menu was made.
         """
-        from nestling.modelfile import save  # the file knows the menu, so it is imported late
+        self.check_order()
+        parts = self.net, self.entries, self.metric, self.order, self.profile, self.facts
+        return modelfile.save(Contents(*parts), Path(path))
 
-        return save(self, Path(path))
+    @classmethod
+    def load(cls, path: str | Path, model: nn.Module | None = None) -> Menu:
+        """Return the menu of a file, with its weights; `nestling.load` makes it ready to run.
+
+        Raises:
+            FileError: the file is missing, damaged, of another version, or does not fit the model.
+        """
+        return cls(*modelfile.read(path, model))
 
 
 def make_menu(

@@ -11,12 +11,13 @@ import contextlib
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from nestling import container
+from nestling.entry import Entry
 from nestling.errors import FileError, NestlingError
 from nestling.header import (
     items,
@@ -29,7 +30,6 @@ from nestling.header import (
     space_to_json,
     text,
 )
-from nestling.menu import Entry, Menu
 from nestling.models import build, built
 from nestling.profile import ForeignProfile, Profile, beside
 from nestling.signature import Signature
@@ -41,16 +41,25 @@ VERSION = 1
 MOST_ENTRIES = 1_000
 
 
-def save(menu: Menu, path: Path) -> Path:
+class Contents(NamedTuple):
+    """What a file holds: the parts of a menu, in its order."""
+
+    net: Supernet
+    entries: tuple[Entry, ...]
+    metric: str
+    order: int
+    profile: Profile
+    facts: Mapping[str, Any]
+
+
+def save(menu: Contents, path: Path) -> Path:
     """Write a menu and its weights to one file, and its profile beside it.
 
     Raises:
         FileError: the path does not end in `.nest`, or the file cannot be written.
-        SpecError: the units were reordered since the menu was made.
     """
     if path.suffix != ".nest":
         raise FileError(f"a model file ends in .nest, but the path is {path}; rename it")
-    menu.check_order()
     net = menu.net
     tensors = {f"weights/{key}": tensor for key, tensor in tensors_of(net.model).items()}
     for entry in menu.entries:
@@ -67,7 +76,7 @@ def save(menu: Menu, path: Path) -> Path:
     return path
 
 
-def read(path: str | Path, model: nn.Module | None = None) -> Menu:
+def read(path: str | Path, model: nn.Module | None = None) -> Contents:
     """Read a menu with its weights, and the profile beside it if there is one.
 
     Args:
@@ -96,7 +105,7 @@ def read(path: str | Path, model: nn.Module | None = None) -> Menu:
         entries = tuple(_entry(row, space, tensors) for row in rows)
         profile = _profile(path, text(header["id"]))
         facts = dict(mapping(header["facts"]))
-        return Menu(net, entries, text(header["metric"]), net.order, profile, facts)
+        return Contents(net, entries, text(header["metric"]), net.order, profile, facts)
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -156,7 +165,7 @@ def _guarded(what: str, cure: str) -> Iterator[None]:
 # -- writing --------------------------------------------------------------------------------------
 
 
-def _header(menu: Menu) -> dict[str, Any]:
+def _header(menu: Contents) -> dict[str, Any]:
     net = menu.net
     kind = type(net.model)
     return {

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from nestling import experiment
+from nestling.entry import Entry
 from nestling.experiment import Outcome, Prepared, Settings
-from nestling.menu import Entry, Menu
+from nestling.menu import Menu
 from nestling.progress import Reporter
 from nestling.report.units import human_bytes, human_count, human_ms
 from nestling.runfolder import RunFolder

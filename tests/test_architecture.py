@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,49 +13,9 @@ import nestling
 
 ROOT = Path(nestling.__file__).parent
 
-# Top to bottom: a part may import those above it, never those below. Same order as
-# docs/architecture.md.
-ORDER = [
-    "errors",
-    "weights",
-    "extent",
-    "spec",
-    "header",
-    "cut",
-    "skeleton",
-    "tether",
-    "subnet",
-    "axes",
-    "batch",
-    "signature",
-    "construction",
-    "recalibration",
-    "supernet",
-    "models",
-    "container",
-    "data",
-    "evaluation",
-    "costs",
-    "profile",
-    "objectives",
-    "search",
-    "modelfile",
-    "menu",
-    "precision",
-    "checkpoint",
-    "progress",
-    "training",
-    "methods",
-    "fitting",
-    "runtime",
-    "testing",
-    "report",
-    "target",
-    "runfolder",
-    "experiment",
-    "quickstart",
-    "cli",
-]
+# Top to bottom: a part may import those above it, never those below.
+PAGE = (ROOT.parent / "docs" / "architecture.md").read_text()
+ORDER = re.findall(r"^\| `(\w+)(?:\.py|/)` \|", PAGE, re.MULTILINE)
 
 
 def part(path: Path) -> str:
@@ -120,8 +81,9 @@ def test_public_api_fits_on_a_screen():
 
 def test_no_pickle_anywhere():
     for path in FILES:
-        words = {node.id for node in ast.walk(ast.parse(path.read_text()))
-                 if isinstance(node, ast.Name)}
+        words = {
+            node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)
+        }
         assert not words & {"pickle", "cloudpickle", "joblib", "dill"}
         assert "torch.save(" not in path.read_text(), path
         assert "torch.load(" not in path.read_text(), path

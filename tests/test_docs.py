@@ -44,8 +44,9 @@ def test_python_blocks_parse(page):
 def test_the_listing_of_the_guide_runs(tmp_path):
     """The calls that the guide shows on a loaded model, on a tiny net."""
     net = nestling.Supernet(nestling.models.mlp(64, (32,)), torch.randn(1, 64))
-    menu = nestling.make_menu(net, [net.space.spec(width=w) for w in (1.0, 0.5)],
-                              calibrate=[torch.randn(4, 64)])
+    menu = nestling.make_menu(
+        net, [net.space.spec(width=w) for w in (1.0, 0.5)], calibrate=[torch.randn(4, 64)]
+    )
     model = nestling.load(menu.save(tmp_path / "model.nest"))
     x = torch.randn(3, 64)
     for budget in ({}, {"fraction": 0.6}, {"macs": 5e6}, {"params": 1e5}, {"bytes": 5e5}):
@@ -54,8 +55,9 @@ def test_the_listing_of_the_guide_runs(tmp_path):
     assert model.choose(latency_ms=1e3).name in {entry.name for entry in menu}
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")) + [ROOT / "README.md"],
-                         ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "page", [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"], ids=lambda path: path.name
+)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):

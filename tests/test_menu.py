@@ -4,7 +4,8 @@ import torch
 import nestling
 from nestling import BudgetError, DataError, ModelError, SpecError
 from nestling.costs.latency import Latency
-from nestling.menu import Entry, names_for, settle_offers
+from nestling.entry import Entry
+from nestling.menu import names_for, settle_offers
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from nestling.report.units import human_bytes, human_count, human_ms, human_perc
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nestling.menu import Entry
+    from nestling.entry import Entry
     from nestling.runtime import LoadedModel
 
 TOP = 5

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nestling.menu import Entry, Menu
+from nestling.entry import Entry
+from nestling.menu import Menu
 from nestling.profile import Key, machine
 from nestling.report.rows import Page, Row
 

@@ -7,8 +7,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from nestling.entry import Entry, score
 from nestling.errors import BudgetError
-from nestling.menu import Entry, score
 
 
 @dataclass(frozen=True)

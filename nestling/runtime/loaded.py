@@ -12,8 +12,9 @@ from torch.utils._pytree import tree_leaves
 
 from nestling import modelfile
 from nestling.batch import shapes, size
+from nestling.entry import Entry, score
 from nestling.errors import BudgetError, DataError, ModelError, NestlingError
-from nestling.menu import Entry, Menu, score
+from nestling.menu import Menu
 from nestling.runtime.choice import Ladder, shown
 
 COSTS = ("fraction", "latency_ms", "macs", "params", "bytes")
@@ -33,7 +34,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> LoadedModel:
         >>> model = nestling.load("model.nest")
         >>> logits = model(images, latency_ms=8)
     """
-    menu = modelfile.read(path, model)
+    menu = Menu.load(path, model)
     with modelfile.guarded(Path(path)):
         return LoadedModel(menu)
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nestling import BudgetError
-from nestling.menu import Entry, score
+from nestling.entry import Entry, score
 from nestling.runtime.choice import Ladder, shown
 
 ENTRIES = st.lists(
