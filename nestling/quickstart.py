@@ -27,7 +27,7 @@ from nestling.runtime import LoadedModel, load
 
 BATCH = 32  # pictures a measured call: enough that computing counts, not the call
 SECONDS = 0.6  # longest time to measure one subnet under one condition
-WIDTH = 48
+WIDTH = 32
 EPOCHS = 20
 
 
@@ -47,7 +47,6 @@ def settings(*, seed: int = 0, epochs: int = EPOCHS) -> Settings:
         seed=seed,
         device="cpu",
         threads=1,
-        step=16,  # whole vector registers: widths between them are no faster
         held_out=400,
     )
 
