@@ -25,10 +25,10 @@ from nestling.report.units import human_bytes, human_count, human_ms
 from nestling.runfolder import RunFolder
 from nestling.runtime import LoadedModel, load
 
-BATCH = 32  # pictures a measured call: enough that computing counts, not the call
+BATCH = 64  # pictures a measured call: enough that computing counts, not the call
 SECONDS = 0.6  # longest time to measure one subnet under one condition
-WIDTH = 32
-EPOCHS = 20
+WIDTH = 48
+EPOCHS = 14
 
 
 def settings(*, seed: int = 0, epochs: int = EPOCHS) -> Settings:

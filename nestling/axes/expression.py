@@ -170,8 +170,10 @@ def unify(one: Expression, other: Expression, reason: Reason) -> None:
     if one.size != other.size:
         _clash(one, other, "sizes differ", reason)
     elif isinstance(one, Atom):
+        _locate(one, other, reason)
         _bind(one, other)
     elif isinstance(other, Atom):
+        _locate(other, one, reason)
         _bind(other, one)
     elif isinstance(one, Times) and isinstance(other, Times):
         _unify_times(one, other, reason)
@@ -209,6 +211,15 @@ def kept(expression: Expression, counts: Mapping[Atom, int]) -> list[int]:
         chosen = kept(factor, counts)
         entries = [entry * factor.size + unit for entry in entries for unit in chosen]
     return entries
+
+
+def _locate(one: Expression, other: Expression, reason: Reason) -> None:
+    """Note the op and module where a constant that knows neither first meets live units."""
+    for constants, met in ((one, other), (other, one)):
+        if live(met):
+            for atom in atoms(constants):
+                if atom.frozen is not None and not atom.frozen.op:
+                    atom.frozen = Reason(atom.frozen.text, reason.op, reason.module)
 
 
 def _bind(atom: Atom, to: Expression) -> None:

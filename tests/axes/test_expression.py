@@ -165,7 +165,8 @@ def test_frozen_atom_freezes_what_it_is_bound_to():
     unify(free, frozen, WHY)
     product = Times([Atom(2), Atom(2)])
     unify(frozen, product, WHY)
-    assert all(atom.frozen == cause for e in (free, product) for atom in algebra.atoms(e))
+    where = Reason(cause.text, WHY.op, WHY.module)  # a constant says where it first struck
+    assert all(atom.frozen == where for e in (free, product) for atom in algebra.atoms(e))
 
 
 def test_a_part_that_ends_inside_a_unit_freezes():

@@ -12,7 +12,7 @@ def _quick(monkeypatch):
 def test_the_whole_story(nestling, tmp_path):
     said = nestling("quickstart", "--epochs", 1, "--out", tmp_path / "run")
     assert said.code == 0, said.err
-    assert said.out.count(" of 32 right") == 3
+    assert said.out.count(" of 64 right") == 3
     for word in ("latency_ms=", "fraction=", "bytes=", "looked at only now", "nestling.load"):
         assert word in said.out
     rows = [line for line in said.out.splitlines() if line.endswith((" yes", " no"))]
