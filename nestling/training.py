@@ -66,6 +66,8 @@ class Run:
         checkpoint: where the state is saved; None saves nothing.
         reporter: shows the progress.
         settings: what else a resumed run must share: the method and its options.
+        log: a row for every finished epoch.
+        done: share of the present stage's steps that were made, 0 to 1; objectives may read it.
     """
 
     net: Supernet
@@ -80,6 +82,7 @@ class Run:
     reporter: Reporter = field(default_factory=lambda: Reporter(quiet=True))
     settings: Mapping[str, Any] = field(default_factory=dict)
     log: list[dict[str, Any]] = field(default_factory=list, init=False)
+    done: float = field(default=0.0, init=False)
     _stage: int = field(default=0, init=False)
     _resumed: Checkpoint | None = field(default=None, init=False)
     _results: dict[str, dict[str, Tensor]] = field(default_factory=dict, init=False)
@@ -355,6 +358,7 @@ class _Loop:
         self.optimizer.zero_grad(set_to_none=False)
 
     def _set_rates(self, step: int) -> None:
+        self.run.done = step / self.steps
         factor = cosine(step, self.steps)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor

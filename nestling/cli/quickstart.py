@@ -26,7 +26,7 @@ def quickstart(
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random choices.")] = 0,
     epochs: Annotated[
         int, typer.Option(min=1, max=10_000, help="Passes over the training pictures.")
-    ] = 14,
+    ] = 20,
 ) -> None:
     """Train, measure, save, load and answer three budgets, on real digits: a minute or two."""
     from nestling import quickstart as story

@@ -76,3 +76,23 @@ def test_individual_nets_are_their_own(small):
     assert menu.module(entry.name).conv1.weight.any()
     with pytest.raises(SpecError, match="specs="):
         nestling.fit(net, small.batches(), method="individual", specs=[], progress=False)
+
+
+def test_uniform_learns_from_the_labels_first(small, monkeypatch):
+    """In the first half all subnets learn the labels; then the narrower ones the full net."""
+    seen = []
+
+    def spy(net, **options):
+        seen.append(options["loss"])
+        return nestling.sandwich(net, **options)
+
+    monkeypatch.setattr("nestling.methods.uniform.sandwich", spy)
+    batches = small.batches()
+    nestling.fit(small.supernet(), batches, epochs=2, labels_first=0.5, progress=False)
+    hard = torch.nn.functional.cross_entropy
+    assert seen == [hard] * len(batches) + [None] * len(batches)
+
+
+def test_uniform_refuses_a_share_above_one(small):
+    with pytest.raises(ModelError, match="share from 0 to 1, but it is 2"):
+        nestling.fit(small.supernet(), small.batches(), labels_first=2, progress=False)
