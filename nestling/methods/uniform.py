@@ -40,7 +40,6 @@ def uniform(
             narrower ones learn from the full net. The paper has 0, but a teacher that knows nothing
             yet holds its pupils, and with them the shared weights, back.
     """
-
     if not 0 <= labels_first <= 1:
         raise ModelError(f"labels_first= is a share from 0 to 1, but it is {labels_first!r}")
 
