@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
+from nestling.axes.structure import map_tensors, tensors_in
 from nestling.errors import DataError, NestlingError
 
 
@@ -46,10 +47,7 @@ def forward(model: nn.Module, inputs: Any) -> Any:
 
 def size(inputs: Any) -> int:
     """Return the number of examples: the first dimension of the first tensor."""
-    for leaf in tree_leaves(_plain(inputs)):
-        if isinstance(leaf, Tensor) and leaf.dim():
-            return int(leaf.shape[0])
-    return 1
+    return next((int(tensor.shape[0]) for tensor in tensors_in(inputs) if tensor.dim()), 1)
 
 
 def move(
@@ -57,14 +55,12 @@ def move(
 ) -> Any:
     """Move all tensors to a device; those of four dimensions also to a memory format."""
 
-    def change(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        if memory_format is not None and leaf.dim() == 4:
-            return leaf.to(device, memory_format=memory_format)
-        return leaf.to(device)
+    def change(tensor: Tensor) -> Tensor:
+        if memory_format is not None and tensor.dim() == 4:
+            return tensor.to(device, memory_format=memory_format)
+        return tensor.to(device)
 
-    return tree_map(change, _plain(inputs))
+    return map_tensors(inputs, change)
 
 
 def check_finite(inputs: Any) -> None:
@@ -73,7 +69,7 @@ def check_finite(inputs: Any) -> None:
     Raises:
         DataError: NaN or infinity.
     """
-    leaves = [leaf for leaf in tree_leaves(_plain(inputs)) if isinstance(leaf, Tensor)]
+    leaves = tensors_in(inputs)
     for leaf in leaves:
         if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
             masked = len(leaves) > 1 and not bool((leaf.isnan() | leaf.isposinf()).any())
@@ -112,14 +108,10 @@ def shapes(given: Any) -> str:
         '(2, 3) float32, str'
     """
     shown = [
-        f"{tuple(leaf.shape)} {str(leaf.dtype).removeprefix('torch.')}"
-        if isinstance(leaf, Tensor)
-        else type(leaf).__name__
-        for leaf in tree_leaves(_plain(given))
+        f"{tuple(part.shape)} {str(part.dtype).removeprefix('torch.')}"
+        if isinstance(part, Tensor)
+        else type(part).__name__
+        for leaf in tree_leaves(given)
+        for part in tensors_in(leaf) or [leaf]
     ]
     return ", ".join(shown) or "nothing"
-
-
-def _plain(inputs: Any) -> Any:
-    """Return any mapping as a dictionary: torch looks into no other kind of mapping."""
-    return dict(inputs) if isinstance(inputs, Mapping) else inputs

@@ -1,7 +1,7 @@
 """Checkpoints: all that a training needs to go on exactly where it stopped.
 
-Weights, optimiser state, random states (torch's, Python's and NumPy's, now and at the start of the
-epoch) and the place in the data, in one safetensors file; no pickle.
+Weights, optimiser state, random states (torch's, Python's, NumPy's and the loader's own, now and at
+the start of the epoch) and the place in the data, in one safetensors file; no pickle.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ VERSION = 1
 
 @dataclass
 class RandomState:
-    """The states of the global random generators."""
+    """The states of the global random generators, and of named ones of a data loader."""
 
     tensors: dict[str, Tensor]
     header: dict[str, Any]
 
     @classmethod
-    def now(cls) -> RandomState:
-        """Return the present states."""
+    def now(cls, own: Mapping[str, torch.Generator] | None = None) -> RandomState:
+        """Return the present states; `own` are the generators of the data loader by name."""
         version, words, gauss = random.getstate()
         _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
         tensors = {
@@ -43,13 +43,15 @@ class RandomState:
         if torch.cuda.is_available():
             for index, state in enumerate(torch.cuda.get_rng_state_all()):
                 tensors[f"cuda{index}"] = state
+        for name, generator in (own or {}).items():
+            tensors[f"own/{name}"] = generator.get_state()
         header = {
             "python": [version, gauss],
             "numpy": [int(position), int(has_gauss), float(cached)],
         }
         return cls(tensors, header)
 
-    def restore(self) -> None:
+    def restore(self, own: Mapping[str, torch.Generator] | None = None) -> None:
         """Put the generators back into these states.
 
         Raises:
@@ -62,6 +64,8 @@ class RandomState:
             position, has_gauss, cached = self.header["numpy"]
             keys = self.tensors["numpy"].numpy().astype(np.uint32)
             np.random.set_state(("MT19937", keys, position, has_gauss, cached))
+            for name, generator in (own or {}).items():
+                generator.set_state(self.tensors[f"own/{name}"])
             for index in range(torch.cuda.device_count()):
                 if f"cuda{index}" in self.tensors:
                     torch.cuda.set_rng_state(self.tensors[f"cuda{index}"], index)
@@ -69,6 +73,23 @@ class RandomState:
             raise FileError(
                 f"the checkpoint holds no valid random states ({error}); start the training anew"
             ) from error
+
+
+def generators_of(loader: Any) -> dict[str, torch.Generator]:
+    """Return the generators of a data loader's own, by where they are, each once.
+
+    Example:
+        >>> list(generators_of(DataLoader(data, shuffle=True, generator=torch.Generator())))
+        ['generator']
+    """
+    found: dict[str, torch.Generator] = {}
+    for place in ("generator", "sampler.generator", "batch_sampler.sampler.generator"):
+        value = loader
+        for name in place.split("."):
+            value = getattr(value, name, None)
+        if isinstance(value, torch.Generator) and not any(value is each for each in found.values()):
+            found[place] = value
+    return found
 
 
 def seed_all(seed: int) -> None:
@@ -178,6 +199,7 @@ def _numbers(value: Any) -> Any:
 def _check_run(run: Any) -> None:
     kinds = {"facts": dict, "stage": int, "epoch": int, "batch": int, "alone": bool}
     kinds |= {"log": list, "losses": list, "optimizer": dict, "first_loss": float}
+    kinds |= {"gradients": list}
     for key, kind in kinds.items():
         if not isinstance(run[key], kind):
             raise ValueError(f"{key!r} is {run[key]!r:.80}")

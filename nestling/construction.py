@@ -58,8 +58,9 @@ def proven_space(
                 f"tie= takes groups of axis names, but got the single name {group!r}; "
                 "write tie=[('first', 'second')]"
             )
-        space = prover.tie(space, list(group))
-    space = prover.prove(space)
+        space = _tied(space, prover, list(group), step)
+    space = _without_single(space, prover, step)
+    space = _without_single(prover.prove(space), prover, step)
     if not space.axes:
         reasons = "; ".join(dict.fromkeys(row.reason for row in space.frozen)) or "no parameters"
         raise ModelError(
@@ -67,6 +68,32 @@ def proven_space(
             "hidden dimension that ops with rules produce and consume; see outputs= and freeze="
         )
     return with_itemsizes(space, model)
+
+
+def _tied(
+    space: Space, prover: Prover, group: list[str], step: int | Mapping[str, int] | None
+) -> Space:
+    """Return the space with a group made one axis; explicit steps rule over usual ones."""
+    tied = prover.tie(space, group)
+    explicit = [name for name in group if isinstance(step, Mapping) and name in step]
+    if not explicit:
+        return tied
+    common = set.intersection(*(set(space.axes[name].counts) for name in explicit))
+    axis = replace(tied.axes[group[0]], counts=tuple(sorted(common)))
+    return replace(tied, axes={**tied.axes, group[0]: axis})
+
+
+def _without_single(space: Space, prover: Prover, step: int | Mapping[str, int] | None) -> Space:
+    """Return the space with those axes frozen whose steps leave nothing but the full size."""
+    for name, axis in list(space.axes.items()):
+        if len(axis.counts) > 1:
+            continue
+        own = step.get(name) if isinstance(step, Mapping) else step
+        alone = own is not None and own >= axis.size
+        given = f"step={own} leaves" if alone else "the steps of the axes tied to it leave"
+        prover.let_go(name)
+        space = space.without(name, Frozen("", 0, 0, "", "", f"{given} only the full size"))
+    return space
 
 
 def with_itemsizes(space: Space, model: nn.Module) -> Space:

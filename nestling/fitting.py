@@ -45,7 +45,8 @@ def fit(
         method: one of `nestling.methods.names()`.
         epochs: passes over `train`.
         seed: of all random choices; the global random state is put back afterwards.
-        loss: of the full net, from (outputs, targets); cross-entropy by default.
+        loss: from (outputs, targets); cross-entropy by default. With a loss of your own all subnets
+            train on it, without distillation, unless "uniform" is given `distill=` too.
         metric: mean score of a batch, larger is better; top-1 accuracy by default.
         optimizer: a function from parameters to a torch optimiser; SGD with momentum by default.
             Its learning rate is the peak of a warmed-up cosine schedule.
@@ -53,7 +54,8 @@ def fit(
             "float32" and "bfloat16" force it.
         checkpoint: file in which the state is saved after every epoch and on Ctrl-C or SIGTERM; one
             that is there is replaced, unless the run resumes.
-        resume: go on from `checkpoint` if it exists, exactly as if there had been no break.
+        resume: go on from `checkpoint` if it exists, exactly as if there had been no break. One
+            limit: norms that read running statistics while they train start anew in small subnets.
         progress: show progress on stderr.
         **options: of the method, such as `fractions=` of "uniform".
 

@@ -23,7 +23,7 @@ from nestling.profile import Key, Profile, this_key
 from nestling.spec import Spec
 from nestling.subnet import binding, pack
 from nestling.supernet import Supernet
-from nestling.weights import cloned, fill, is_channels_last, lay_out, tensors_of
+from nestling.weights import Versions, cloned, fill, is_channels_last, lay_out, tensors_of
 
 CALIBRATION = 50  # batches of training data that measure a subnet's norm statistics
 LATENCY_SECONDS = 1.0  # longest time to measure one entry
@@ -40,6 +40,7 @@ class Menu:
         order: identity of the unit order that the specs belong to.
         profile: measured latencies, by device, backend, threads, batch and dtype.
         facts: how the menu was made (method, epochs, seed, data ...).
+        weights: which weights the figures belong to; those of now for a new menu.
     """
 
     net: Supernet
@@ -48,6 +49,11 @@ class Menu:
     order: int = 0
     profile: Profile = field(default_factory=lambda: Profile("", {}))
     facts: Mapping[str, Any] = field(default_factory=dict)
+    weights: Versions | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.weights is None:
+            object.__setattr__(self, "weights", Versions(self.net.parameters()))
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
@@ -68,42 +74,60 @@ class Menu:
         """The largest entry: what runs when there is no budget."""
         return max(self.entries, key=lambda entry: entry.macs)
 
-    def module(self, name: str) -> nn.Module:
+    def module(self, name: str, *, packed: bool = False) -> nn.Module:
         """Return the subnet of an entry, in evaluation mode, with its own norm statistics.
 
+        Args:
+            name: of the entry.
+            packed: return a contiguous copy instead of views.
+
         Raises:
-            SpecError: there is no such entry, or the units were reordered since.
+            SpecError: there is no such entry, or the units were reordered or the weights changed
+                since the menu was made.
         """
-        self.check_order()
-        return module_of(self.net, self[name])
+        self.check_current()
+        module = module_of(self.net, self[name])
+        return _packed(self.net, module) if packed else module
 
-    def check_order(self) -> None:
-        """Check that the units stand as they did when the menu was made.
+    def check_current(self) -> None:
+        """Check that units and weights are those that the menu was made of.
 
         Raises:
-            SpecError: they were reordered since.
+            SpecError: the units were reordered or the weights changed since.
         """
         if self.order != self.net.order:
             raise SpecError(
                 "this menu was made before the supernet's units were reordered; make it again "
                 "with nestling.make_menu"
             )
+        if self.weights is not None and self.weights.changed():
+            raise SpecError(
+                "the weights changed since this menu was made; make it again with "
+                "nestling.make_menu"
+            )
 
     def measured(
-        self, batch: int = 1, *, seconds: float = LATENCY_SECONDS, precision: float = 0.03
+        self,
+        batch: int = 1,
+        *,
+        seconds: float = LATENCY_SECONDS,
+        precision: float = 0.03,
+        packed: bool = False,
     ) -> Menu:
         """Return the menu with latencies measured on this device, and with `offered` settled anew.
 
         All entries are measured in turn within one run until each median is known to `precision`.
+        They run as views of the shared weights, which is slower at batch 1 than `packed`.
 
         Args:
             batch: examples in a call.
             seconds: longest time for one entry.
             precision: half width of the 95 % interval, relative to the median.
+            packed: measure contiguous copies, for a packed `LoadedModel`.
 
         Raises:
             ModelError: inputs cannot be made up, or the model fails on those that were.
-            SpecError: the units were reordered since the menu was made.
+            SpecError: the units were reordered or the weights changed since the menu was made.
         """
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
             raise ModelError(f"batch= is a whole number of at least 1, but it is {batch!r}")
@@ -112,7 +136,7 @@ class Menu:
         args, kwargs = signature.example(batch, device)
         calls = {}
         for entry in self.entries:
-            calls[entry.name] = _call(self.module(entry.name), args, kwargs)
+            calls[entry.name] = _call(self.module(entry.name, packed=packed), args, kwargs)
             try:
                 calls[entry.name]()
             except Exception as error:
@@ -125,22 +149,26 @@ class Menu:
         table = latency.measure(
             calls, precision=precision, seconds=seconds * len(calls), synchronize=synchronize
         )
-        profile = self.profile.with_table(self.key(batch), table)
+        profile = self.profile.with_table(self.key(batch, backend(packed)), table)
         return replace(self, profile=profile, entries=settle_offers(self.entries, table))
 
-    def latencies(self, batch: int = 1) -> Mapping[str, Latency]:
+    def latencies(self, batch: int = 1, backend: str = "eager") -> Mapping[str, Latency]:
         """Return the latencies measured on this device with the present number of threads.
+
+        Args:
+            batch: examples in a call.
+            backend: "eager" for views of the shared weights, or "packed".
 
         Raises:
             BudgetError: there is no such profile.
         """
-        return self.profile.table(self.key(batch))
+        return self.profile.table(self.key(batch, backend))
 
-    def key(self, batch: int = 1) -> Key:
+    def key(self, batch: int = 1, backend: str = "eager") -> Key:
         """Return what a profile of this menu on this device is filed under."""
         parameter = next(self.net.parameters())
         dtype = str(parameter.dtype).removeprefix("torch.")
-        return this_key(batch, device=parameter.device, dtype=dtype)
+        return this_key(batch, device=parameter.device, backend=backend, dtype=dtype)
 
     def identity(self) -> str:
         """Return what tells this menu from any other: a digest of its specs and weights."""
@@ -162,9 +190,9 @@ class Menu:
 
         Raises:
             FileError: the file cannot be written.
-            SpecError: the units were reordered since the menu was made.
+            SpecError: the units were reordered or the weights changed since the menu was made.
         """
-        self.check_order()
+        self.check_current()
         parts = self.net, self.entries, self.metric, self.order, self.profile, self.facts
         return modelfile.save(Contents(*parts), Path(path))
 
@@ -253,6 +281,11 @@ def menu_of(
     return menu.measured() if measure else menu
 
 
+def backend(packed: bool) -> str:
+    """Return what the latencies of packed copies, or of views, are filed under."""
+    return "packed" if packed else "eager"
+
+
 def settle_offers(entries: Sequence[Entry], table: Mapping[str, Latency]) -> tuple[Entry, ...]:
     """Return the entries with `offered` False where another one is clearly faster and as accurate.
 
@@ -288,8 +321,13 @@ def module_of(net: Supernet, entry: Entry) -> nn.Module:
 
 
 def _alone(net: Supernet, module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    packed = pack(module)
+    packed = _packed(net, module)
     fill(packed, tensors)
+    return packed
+
+
+def _packed(net: Supernet, module: nn.Module) -> nn.Module:
+    packed = pack(module)
     if is_channels_last(net.parameters()):
         lay_out(packed, torch.channels_last)
     return packed.eval()

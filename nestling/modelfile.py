@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from nestling import container
+from nestling.construction import copied
 from nestling.entry import Entry
 from nestling.errors import FileError, NestlingError
 from nestling.header import (
@@ -76,13 +77,14 @@ def save(menu: Contents, path: Path) -> Path:
     return path
 
 
+@torch.inference_mode(False)  # weights can be trained on, wherever they are loaded
 def read(path: str | Path, model: nn.Module | None = None) -> Contents:
     """Read a menu with its weights, and the profile beside it if there is one.
 
     Args:
         path: of the file.
-        model: an instance of the user's own class, whose weights are replaced; not needed for the
-            builders of `nestling.models`.
+        model: an instance of the user's own class, which is copied and not changed; not needed for
+            the builders of `nestling.models`.
 
     Raises:
         FileError: the file is missing, damaged, of another version, or does not fit the model.
@@ -269,7 +271,10 @@ def _module(
     space: Space,
     weights: Mapping[str, Tensor],
 ) -> nn.Module:
-    """Return the module that the weights go into: the user's own, or what the builder makes."""
+    """Return the module that the weights go into: a copy of the user's, or what the builder makes.
+
+    It is copied so that two files can be loaded with one instance.
+    """
     maker = header["builder"]
     if model is not None and not isinstance(model, nn.Module):
         raise FileError(
@@ -291,8 +296,11 @@ def _module(
     _check_space(module, space)
     if model is None:
         with torch.random.fork_rng(devices=[]):
-            module = build(maker["name"], maker["arguments"])
-    return module
+            return build(maker["name"], maker["arguments"])
+    try:
+        return copied(model)
+    except NestlingError as error:
+        raise FileError(f"model= is copied, so that it stays as it is, but {error}") from error
 
 
 def _check_space(module: nn.Module, space: Space) -> None:

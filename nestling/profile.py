@@ -34,7 +34,8 @@ class Key:
 
     Attributes:
         device: model name of the processor, or of the GPU.
-        backend: what runs the subnet: eager, onnxruntime ...
+        backend: what runs the subnet: eager (views of the shared weights), packed (a copy of its
+            own), onnxruntime ...
         threads: threads that one call may use.
         batch: inputs per call.
         dtype: of the input, such as float32.
@@ -135,7 +136,9 @@ class Profile:
             return self.tables[key]
         known = "; ".join(str(known) for known in self.tables) or "nothing yet"
         command = f"nestling profile FILE --batch {key.batch} --threads {key.threads}"
-        if key.backend != "eager":
+        if key.backend == "packed":  # the command line measures views
+            command = f"model = model.measured({key.batch})"
+        elif key.backend != "eager":
             command += f" --backend {key.backend}"
         raise BudgetError(
             f"a latency budget needs a profile measured on this device in the same way ({key}); "

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nestling.batch import forward, inputs_of
+from nestling.batch import forward, inputs_of, move
 from nestling.errors import ModelError
 from nestling.subnet import (
     binding,
@@ -29,7 +29,7 @@ def recalibrate(subnet: nn.Module, batches: Iterable[Any], private: Collection[s
 
     Args:
         subnet: a live subnet or a packed copy.
-        batches: `(inputs, targets)` pairs or bare inputs.
+        batches: `(inputs, targets)` pairs or bare inputs; moved to the subnet's device.
         private: names of the buffers that training changes.
 
     Raises:
@@ -39,7 +39,7 @@ def recalibrate(subnet: nn.Module, batches: Iterable[Any], private: Collection[s
     others = list(_other_statistics(subnet, private))
     if not norms and not others:
         return
-    seen = 0
+    seen, device = 0, _device_of(subnet)
     with (
         torch.inference_mode(False),
         torch.no_grad(),
@@ -51,12 +51,17 @@ def recalibrate(subnet: nn.Module, batches: Iterable[Any], private: Collection[s
                 for norm in norms:
                     if isinstance(norm, nn.modules.instancenorm._InstanceNorm):
                         norm.momentum = 1 / seen  # it has no plain mean of its own
-                forward(subnet, inputs_of(batch))
+                forward(subnet, move(inputs_of(batch), device))
         if not seen:
             raise ModelError("recalibration needs at least one batch, but none was given")
     tie = binding(subnet)
     if tie is not None:
         tie.measured = True
+
+
+def _device_of(subnet: nn.Module) -> torch.device:
+    tensors = (tensor for group in (subnet.parameters(), subnet.buffers()) for tensor in group)
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 @contextmanager

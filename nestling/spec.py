@@ -316,6 +316,8 @@ class Space:
     def tied(self, names: Sequence[str]) -> Space:
         """Return the space with several axes of one size made one axis, under the first name.
 
+        It allows the counts that all of them allow.
+
         Raises:
             SpecError: an unknown axis, or axes of different sizes.
         """
@@ -326,7 +328,10 @@ class Space:
         sizes = {name: self.axes[name].size for name in names}
         if len(set(sizes.values())) > 1:
             raise SpecError(f"only axes of one size can be tied, but the sizes are {sizes}")
+        common = set.intersection(*(set(self.axes[name].counts) for name in names))
+        counts = tuple(sorted(common))
         axes = {key: axis for key, axis in self.axes.items() if key == first or key not in names}
+        axes[first] = replace(axes[first], counts=counts)
         return replace(self, axes=axes)._substituted(
             lambda at: Along(first, at.size) if at.axis in names else at
         )

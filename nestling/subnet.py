@@ -48,6 +48,7 @@ __all__ = [
 # What a live subnet holds besides its class's own: `pack` leaves it out.
 _OWN = ("_nestling", "_apply", "zero_grad", "__deepcopy__", "__reduce_ex__")
 _ORDER = "nestling_order"  # what a packed copy remembers
+_BUILDER = "nestling_builder"  # what a net of `models` remembers
 
 
 @dataclass(slots=True)
@@ -92,9 +93,9 @@ class Binding:
         yield from self.buffers.items()
 
     def refresh(self) -> None:
-        """Fill every copy again whose shared tensor has changed."""
-        for _, gather in self.gathers():
-            gather.refresh()
+        """Fill every copy again, and point at shared tensors that were given other storage."""
+        for link in (*self.parameters.values(), *self.buffers.values()):
+            link.refresh(always=True)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Binding:
         return self  # it is dropped from the copy
@@ -185,6 +186,9 @@ def build(
             memo[id(buffer)] = _own_buffer(tie, name, buffer, cut, name in private)
         subnet = copy_skeleton(model, memo)
     set_attributes(subnet, space.attributes, counts)
+    if not full:
+        for module in subnet.modules():
+            module.__dict__.pop(_BUILDER, None)  # it would build the full net
     _attach(subnet, tie)
     return subnet
 
@@ -325,23 +329,33 @@ def _attach(subnet: nn.Module, tie: Binding) -> None:
             path = path.rpartition(".")[0]
         parts.setdefault("", {})[name] = gather
     for path, gathers in parts.items():
-        hook = Hook(_Refresh(tuple(gathers.values())))
-        subnet.get_submodule(path).register_forward_pre_hook(hook, prepend=True)
-        subnet.get_submodule(path).register_state_dict_pre_hook(hook)  # type: ignore[no-untyped-call]
+        part, fill = subnet.get_submodule(path), _Refresh(tuple(gathers.values()), not path)
+        part.register_forward_pre_hook(Hook(fill), prepend=True)
+        part.register_state_dict_pre_hook(Hook(fill.always))  # type: ignore[no-untyped-call]
     expect_calibration(subnet)
 
 
 class _Refresh:
-    """Fills gathered copies again where the shared tensors have changed."""
+    """Fills gathered copies again where the shared tensors have changed.
 
-    __slots__ = ("gathers",)
+    Writes through `.data` (weights swapped for their averages) are not counted as changes, so a
+    whole subnet that trains is filled at every forward run.
+    """
 
-    def __init__(self, gathers: tuple[GatherTether, ...]) -> None:
+    __slots__ = ("gathers", "whole")
+
+    def __init__(self, gathers: tuple[GatherTether, ...], whole: bool) -> None:
         self.gathers = gathers
+        self.whole = whole
 
     def __call__(self, module: nn.Module) -> None:
         for gather in self.gathers:
-            gather.refresh()
+            gather.refresh(self.whole and module.training)
+
+    def always(self, module: nn.Module) -> None:
+        """Fill them whether a change was counted or not: before the state is saved."""
+        for gather in self.gathers:
+            gather.refresh(always=True)
 
 
 def _pack(subnet: nn.Module, memo: dict[int, Any]) -> nn.Module:

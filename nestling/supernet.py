@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import weakref
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,11 @@ class Supernet:
 
     The model is copied once and not changed. It is run on the example inputs to find its axes, and
     every axis is proven on it (`space` tells what is elastic, what is frozen and why).
+
+    Gradients of subnets belong into the shared ones, which a backward run makes where they are
+    missing. So does `torch.autograd.grad(loss, subnet.parameters())`: it returns the right
+    gradients, but leaves zeros in `net.parameters()`, which an optimiser with weight decay or
+    momentum steps on; call `net.zero_grad()` after it, or differentiate `nestling.pack(subnet)`.
 
     Args:
         model: any `nn.Module`.
@@ -168,6 +174,48 @@ class Supernet:
         """Load weights in place (live subnets see them); they must be in the present order."""
         self._model.load_state_dict(state)
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the shared gradients, as `nn.Module.zero_grad` does."""
+        self._model.zero_grad(set_to_none)
+
+    def refresh(self) -> None:
+        """Let all live subnets see weights that were written through `.data`.
+
+        PyTorch counts writes in place, and subnets follow them by themselves; writes through
+        `.data` (as some moving averages swap weights) are not counted. Views see them anyway, but
+        weights that are gathered copies need this call before the next evaluation; a training
+        forward run and `pack` make it for themselves.
+
+        Example:
+            >>> for shared, average in zip(net.parameters(), averages):
+            ...     shared.data.copy_(average)
+            >>> net.refresh()
+        """
+        for subnet in self._live:
+            tie = binding(subnet)
+            if tie is not None:
+                tie.refresh()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse: subnets run, the supernet makes them."""
+        raise ModelError(
+            "a supernet is not called itself: it makes the modules that are; for the full net use "
+            "net.subnet(net.space.full)"
+        )
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuse: pickles run code when they are read, and miss the ties to live subnets."""
+        raise ModelError(
+            "a supernet is not pickled: save a menu with menu.save, or net.state_dict()"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Supernet:
+        """Return a supernet of its own weights, without live subnets."""
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        model = copy.deepcopy(self._model, memo)
+        twin._setup(model, self._space, self._orders, self._private, self._signature)
+        return twin
+
     # -- subnets ------------------------------------------------------------------------------
 
     def subnet(self, spec: Mapping[str, int]) -> nn.Module:
@@ -230,7 +278,7 @@ class Supernet:
         Raises:
             ModelError: there is no batch.
         """
-        recalibrate(subnet, batches, self._private)
+        recalibrate(_uncompiled(subnet), batches, self._private)
         return subnet
 
     def absorb(self, spec: Mapping[str, int], packed: nn.Module) -> nn.Module:
@@ -247,6 +295,7 @@ class Supernet:
             SpecError: the copy's tensors are not those of the spec, or its units are in another
                 order. Nothing is written then.
         """
+        packed = _uncompiled(packed)
         order = order_of(packed)
         if order is not None and order != self._order:
             raise SpecError(
@@ -354,6 +403,13 @@ class Supernet:
 
     def _checked(self, spec: Mapping[str, int]) -> Spec:
         return Spec(self._space, spec)  # also a `Spec`: it may be of another space
+
+
+def _uncompiled(module: nn.Module) -> nn.Module:
+    """Return the module that `torch.compile` has wrapped; another one as it is."""
+    while isinstance(inner := module._modules.get("_orig_mod"), nn.Module):
+        module = inner
+    return module
 
 
 def _checked_order(space: Space, name: str, order: Sequence[int]) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ has changed, and adds its gradient to the shared one after accumulation.
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
 import weakref
 from typing import Any, TypeAlias
@@ -20,6 +21,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from nestling.cut import Cut
 from nestling.errors import ModelError
 from nestling.skeleton import Hooks
+
+_FILLING = threading.Lock()  # held while a gathered copy is compared and filled
 
 
 class SharedGradient:
@@ -129,14 +132,23 @@ class ViewTether:
         if shared.grad is not None and leaf.requires_grad:
             self.bind(leaf, self.shared.current())
 
-    def _check_attached(self, leaf: Tensor) -> None:
+    def refresh(self, always: bool = False) -> None:
+        """Point the parameter at the shared one again, if that was given other storage."""
+        leaf = self.leaf()
+        if leaf is not None and not self._attached(leaf):
+            self.move()
+
+    def _attached(self, leaf: Tensor) -> bool:
         shared = self.shared.parameter
         offset = (leaf.storage_offset() - shared.storage_offset()) * leaf.element_size()
-        if leaf.numel() and leaf.data_ptr() - shared.data_ptr() != offset:
+        return not leaf.numel() or leaf.data_ptr() - shared.data_ptr() == offset
+
+    def _check_attached(self, leaf: Tensor) -> None:
+        if not self._attached(leaf):
             raise ModelError(
                 "a subnet's weight is no longer a view of its supernet's: weights of the net or of "
                 "a part of the subnet were replaced (by .to() or .data = ...); move them with "
-                "net.to(...), or make the subnet again with net.subnet(spec)"
+                "net.to(...), call net.refresh(), or make the subnet again with net.subnet(spec)"
             )
 
 
@@ -150,7 +162,7 @@ class GatherTether:
         shared: the shared gradient; None for a buffer.
     """
 
-    __slots__ = ("cut", "leaf", "leaf_version", "shared", "source", "version")
+    __slots__ = ("cut", "leaf", "leaf_version", "place", "shared", "source", "version")
 
     def __init__(
         self, source: Tensor, leaf: Tensor, cut: Cut, shared: SharedGradient | None = None
@@ -159,26 +171,43 @@ class GatherTether:
         self.leaf: weakref.ref[Tensor] = weakref.ref(leaf)
         self.cut = cut
         self.shared = shared
-        self.version = source._version
-        self.leaf_version = leaf._version
+        self.settle(leaf)
 
-    def refresh(self) -> None:
+    def refresh(self, always: bool = False) -> None:
         """Fill the copy again if the shared tensor has changed since.
+
+        Args:
+            always: fill it also where no change was counted: writes through `.data` are not.
 
         Raises:
             ModelError: the copy itself was written, which would reach no other subnet.
         """
         leaf = self.leaf()
-        if leaf is None:
+        if leaf is None or not (always or self._changed(leaf)):
             return
+        with _FILLING:  # another thread may just have filled it, or be about to
+            if self._changed(leaf):
+                self._fill(leaf)
+            elif always:
+                # Through .data, so that the write is not counted: mostly the values are the same,
+                # and a graph that is still to run backward must not be refused for it.
+                with torch.inference_mode(False), torch.no_grad():
+                    leaf.data.copy_(self.cut.take(self.source))
+
+    def _changed(self, leaf: Tensor) -> bool:
+        return (
+            self.version != self.source._version
+            or self.leaf_version != leaf._version
+            or self.place != self.source.data_ptr()
+        )
+
+    def _fill(self, leaf: Tensor) -> None:
         if leaf._version != self.leaf_version:
             raise ModelError(
                 "a gathered weight of a live subnet was written in place, but it is a copy that "
                 "its supernet does not see: give optimisers net.parameters(), or tune "
                 "nestling.pack(subnet) and take it back with net.absorb(spec, packed)"
             )
-        if self.version == self.source._version:
-            return
         # Not in inference mode: it hides the write from a graph that still needs the old values.
         with torch.inference_mode(False), torch.no_grad():
             leaf.copy_(self.cut.take(self.source))
@@ -187,6 +216,7 @@ class GatherTether:
     def settle(self, leaf: Tensor) -> None:
         """Note that the copy equals the shared tensor now."""
         self.version, self.leaf_version = self.source._version, leaf._version
+        self.place = self.source.data_ptr()
 
     def __call__(self, leaf: Tensor) -> None:
         """Move the gradient into the shared one (the hook after accumulation)."""

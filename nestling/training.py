@@ -22,11 +22,11 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from nestling import batch as batches
 from nestling import container
-from nestling.checkpoint import Checkpoint, RandomState, seed_all
+from nestling.axes.structure import map_tensors
+from nestling.checkpoint import Checkpoint, RandomState, generators_of, seed_all
 from nestling.errors import DataError, FileError, ModelError
 from nestling.evaluation import Metric, accuracy
 from nestling.objectives.sandwich import Loss
@@ -58,7 +58,8 @@ class Run:
         train: training batches, `(inputs, targets)` pairs; iterated once an epoch.
         epochs: passes over `train` in each stage.
         seed: of all random choices.
-        loss: of the full net, from (outputs, targets); None means cross-entropy.
+        loss: from (outputs, targets), of all that trains on the targets; None means cross-entropy,
+            and lets a method distil. See `methods.uniform`'s `distill`.
         metric: mean score of a batch, larger is better.
         optimizer: makes the optimiser from the parameters; its learning rate rises for the first
             5 % of the steps and then falls to zero along a half cosine.
@@ -257,8 +258,9 @@ class _Loop:
         self.losses: list[Tensor] = []
         self.first_loss: float | None = None
         self.resumed: Checkpoint | None = None
-        self.epoch_start = RandomState.now()
-        target.zero_grad(set_to_none=False)  # what earlier work has left
+        self.generators = generators_of(run.train)
+        self.epoch_start = RandomState.now(self.generators)
+        target.zero_grad(set_to_none=True)  # what earlier work has left
 
     def restore(self, found: Checkpoint | None) -> tuple[int, int]:
         """Return the epoch and the batch to go on with."""
@@ -268,6 +270,10 @@ class _Loop:
         _refuse_other(found.header["optimizer"], self.settings, path)
         _load(self.target, found.weights, path)
         _load_optimizer(self.optimizer, found.optimizer, path)
+        written = set(found.header["gradients"])
+        for name, parameter in self.target.named_parameters():
+            # An optimiser passes over a parameter without a gradient; not over one of zeros.
+            parameter.grad = torch.zeros_like(parameter) if name in written else None
         epoch, batch = found.header["epoch"], found.header["batch"]
         self.first_loss = found.header["first_loss"]
         if batch:
@@ -275,7 +281,7 @@ class _Loop:
             self.epoch_start = found.epoch_start
             self.losses = [torch.tensor(value) for value in found.header["losses"]]
         else:
-            found.present.restore()
+            found.present.restore(self.generators)
         return epoch, batch
 
     def epoch(self, objective: Objective, epoch: int, start: int, stop: threading.Event) -> None:
@@ -314,12 +320,12 @@ class _Loop:
         resumed, self.resumed = self.resumed, None
         if not start or resumed is None:
             self.losses = []
-            self.epoch_start = RandomState.now()
+            self.epoch_start = RandomState.now(self.generators)
             return _at(self.run.train, epoch)
         if _can_start(self.run.train):
-            resumed.present.restore()
+            resumed.present.restore(self.generators)
             return _at(self.run.train, epoch, start)
-        resumed.epoch_start.restore()
+        resumed.epoch_start.restore(self.generators)
         items = iter(self.run.train)
         for _ in range(start):
             if next(items, _END) is _END:
@@ -327,7 +333,7 @@ class _Loop:
                     f"train= yields fewer than the {start} batches that the checkpoint has seen of "
                     "this epoch; resume with the same data"
                 )
-        resumed.present.restore()
+        resumed.present.restore(self.generators)
         return items
 
     def _step(self, objective: Objective, item: Any, epoch: int) -> None:
@@ -407,6 +413,7 @@ class _Loop:
             "alone": alone,
             "log": run.log,
             "first_loss": self.first_loss,
+            "gradients": [n for n, p in self.target.named_parameters() if p.grad is not None],
             "losses": [float(loss) for loss in self.losses] if batch else [],
         }
         Checkpoint(
@@ -414,7 +421,7 @@ class _Loop:
             tensors_of(self.target),
             self.optimizer.state_dict(),
             self.epoch_start,
-            RandomState.now(),
+            RandomState.now(self.generators),
             results,
         ).save(run.checkpoint)
 
@@ -483,10 +490,10 @@ def _at(train: Iterable[Any], epoch: int, start: int = 0) -> Iterable[Any]:
 
 
 def _in_float32(outputs: Any) -> Any:
-    def widen(leaf: Any) -> Any:
-        return leaf.float() if isinstance(leaf, Tensor) and leaf.dtype == torch.bfloat16 else leaf
+    def widen(tensor: Tensor) -> Tensor:
+        return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 
-    return tree_map(widen, outputs)
+    return map_tensors(outputs, widen)
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:

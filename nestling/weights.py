@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import weakref
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,3 +80,31 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 
 def _is_wide(tensor: Tensor) -> bool:
     return tensor.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+class Versions:
+    """How often tensors had been written to, so that a later change is noticed at no cost.
+
+    A move to another device, dtype or memory format is no change.
+    """
+
+    __slots__ = ("_seen",)
+
+    def __init__(self, tensors: Iterable[Tensor] = ()) -> None:
+        # Inference tensors do not count; nothing may write to them outside of that mode.
+        self._seen = [(weakref.ref(t), t._version) for t in tensors if not t.is_inference()]
+
+    def changed(self) -> bool:
+        """Return whether one of the tensors was written to since."""
+        now = ((tensor(), version) for tensor, version in self._seen)
+        return any(tensor is not None and tensor._version != version for tensor, version in now)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Versions:
+        """Return a copy that watches the copies of the tensors, whose own count starts anew."""
+        copied = Versions()
+        for reference, version in self._seen:
+            tensor = reference()
+            if tensor is not None:
+                own = copy.deepcopy(tensor, memo)
+                copied._seen.append((weakref.ref(own), own._version + version - tensor._version))
+        return copied

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 import nestling
 from nestling.data.batches import Augmentation, Batches
@@ -44,6 +44,23 @@ class Mlp(nn.Module):
 
     def forward(self, x):
         return self.three(F.relu(self.two(F.relu(self.one(x)))))
+
+
+class Skipping(nn.Module):
+    """Stochastic depth decided in Python: a step may leave a block out, with all of its weights."""
+
+    def __init__(self, width=8, blocks=3):
+        super().__init__()
+        self.stem = nn.Conv2d(1, width, 3, padding=1)
+        self.blocks = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(blocks))
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        for block in self.blocks:
+            if not self.training or torch.rand(()) > 0.8:
+                x = x + F.relu(block(x))
+        return self.head(x.mean((2, 3)))
 
 
 class TwoInputs(nn.Module):
@@ -117,6 +134,24 @@ def data_batches(count=48, size=16):
     return Batches(images, labels, batch_size=size, augment=Augmentation(pad=1, flip=True), **usual)
 
 
+def own_generator():
+    generator = torch.Generator().manual_seed(4)
+    data = TensorDataset(*pictures())
+    return DataLoader(data, batch_size=16, shuffle=True, generator=generator)
+
+
+def own_sampler():
+    """Draws along: with replacement, the sampler's generator moves in the middle of an epoch."""
+    data = TensorDataset(*pictures())
+    generator = torch.Generator().manual_seed(4)
+    sampler = RandomSampler(data, replacement=True, num_samples=48, generator=generator)
+    return DataLoader(data, batch_sampler=BatchSampler(sampler, 16, drop_last=False))
+
+
+def decaying(parameters):
+    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=0.1)
+
+
 def adamw(parameters):
     return torch.optim.AdamW(parameters, lr=0.01)
 
@@ -139,6 +174,14 @@ KINDS = {
         {"method": "individual", "fractions": (1.0, 0.4), "optimizer": adamw},
         {"dropout": 0.2},
     ),
+    "skipping-uniform": (batches, {"optimizer": decaying}, {"kind": Skipping}),
+    "skipping-individual": (
+        batches,
+        {"method": "individual", "fractions": (1.0,), "optimizer": decaying},
+        {"kind": Skipping},
+    ),
+    "own-generator": (own_generator, {"optimizer": sgd}, {}),
+    "own-sampler": (own_sampler, {"optimizer": sgd}, {}),
     "batches-individual": (data_batches, {"method": "individual", "fractions": (0.4,)}, {}),
 }
 EPOCHS = 3
@@ -147,7 +190,7 @@ EPOCHS = 3
 def train(kind, checkpoint, *, resume=False, kill=None, number=signal.SIGTERM, **more):
     """Train one of the kinds; in the `kill`-th step, send a signal to itself."""
     make, options, arguments = KINDS[kind]
-    net = supernet(seeded(ConvNet, **arguments))
+    net = supernet(seeded(**{"kind": ConvNet, **arguments}))
     passes = 1 if options.get("method") == "individual" else 4
     calls = []
 

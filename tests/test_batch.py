@@ -1,4 +1,5 @@
 from collections import UserDict
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -57,3 +58,17 @@ def test_blame_keeps_our_own_errors():
         raise KeyError(3)
     with pytest.raises(KeyboardInterrupt), batch.blamed("a rule"):
         raise KeyboardInterrupt
+
+
+def test_tensors_in_a_dataclass_are_seen():
+    @dataclass
+    class Graph:
+        nodes: torch.Tensor
+        name: str = "graph"
+
+    graph = Graph(torch.tensor([[1.0], [torch.nan], [0.0]]))
+    assert batch.size(graph) == 3
+    assert batch.move(graph, torch.device("meta")).nodes.device.type == "meta"
+    assert batch.shapes((graph, "text")) == "(3, 1) float32, str"
+    with pytest.raises(DataError, match="NaN"):
+        batch.check_finite(graph)

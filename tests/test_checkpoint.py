@@ -3,13 +3,15 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from nestling import FileError, ModelError, container
-from nestling.checkpoint import Checkpoint, RandomState, seed_all
+from nestling.checkpoint import Checkpoint, RandomState, generators_of, seed_all
 
 HEADER = {
     **{"facts": {}, "stage": 0, "epoch": 1, "batch": 0, "alone": False},
     **{"log": [], "losses": [], "optimizer": {}, "first_loss": 1.0},
+    "gradients": ["a"],
 }
 
 
@@ -76,3 +78,23 @@ def test_files_that_are_no_checkpoints(tmp_path):
             Checkpoint.load(path)
     with pytest.raises(FileError):
         Checkpoint.load(tmp_path / "none")
+
+
+def test_a_loaders_own_generators_come_back():
+    data = TensorDataset(torch.arange(6))
+    own = torch.Generator().manual_seed(4)
+    loader = DataLoader(data, batch_size=2, shuffle=True, generator=own)
+    assert generators_of(loader) == {"generator": own}
+    other = torch.Generator()
+    sampled = DataLoader(data, batch_size=2, sampler=RandomSampler(data, generator=other))
+    assert generators_of(sampled) == {"sampler.generator": other}
+    batched = BatchSampler(RandomSampler(data, generator=other), 2, drop_last=False)
+    found = generators_of(DataLoader(data, batch_sampler=batched))
+    assert found == {"batch_sampler.sampler.generator": other}
+    assert generators_of([1]) == generators_of(DataLoader(data, shuffle=True)) == {}
+    state = RandomState.now(generators_of(loader))
+    first = torch.cat([rows for (rows,) in loader]).tolist()
+    state.restore(generators_of(loader))
+    assert torch.cat([rows for (rows,) in loader]).tolist() == first
+    with pytest.raises(FileError, match="random states"):
+        RandomState.now().restore(generators_of(loader))

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -6,6 +8,7 @@ from nestling import BudgetError, DataError, ModelError, SpecError
 from nestling.costs.latency import Latency
 from nestling.entry import Entry
 from nestling.menu import names_for, settle_offers
+from nestling.weights import Versions
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +177,78 @@ def test_a_menu_of_an_older_order_refuses(small, tmp_path):
         with pytest.raises(SpecError, match="reordered"):
             use()
     assert not list(tmp_path.iterdir())
+
+
+def train(net, small):
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net.subnet(net.space.uniform[0]).train()(small.pictures(8)[0]).sum().backward()
+    optimizer.step()
+
+
+def absorb(net, small):
+    spec = net.space.uniform[0]
+    net.absorb(spec, nestling.pack(net.recalibrate(net.subnet(spec), small.batches())))
+
+
+def average(net, small):
+    torch._foreach_lerp_(
+        [p.detach() for p in net.parameters()], [torch.ones_like(p) for p in net.parameters()], 0.1
+    )
+
+
+def load_state(net, small):
+    net.load_state_dict(small.supernet().state_dict())
+
+
+@pytest.mark.parametrize("change", [train, absorb, average, load_state])
+def test_a_menu_of_older_weights_refuses(small, tmp_path, change):
+    net = small.supernet()
+    old = made(small, net, [net.space.uniform[0]])
+    change(net, small)
+    for menu in (old, nestling.menu.replace(old, facts={"seed": 1})):
+        for use in (
+            lambda menu=menu: menu.module("full"),
+            lambda menu=menu: menu.save(tmp_path / "old.nest"),
+            lambda menu=menu: menu.measured(),
+            lambda menu=menu: nestling.LoadedModel(menu),
+        ):
+            with pytest.raises(SpecError, match="weights changed since this menu was made"):
+                use()
+    assert not list(tmp_path.iterdir())
+    made(small, net, [net.space.uniform[0]]).save(tmp_path / "new.nest")
+
+
+def test_a_menu_outlives_what_leaves_its_weights(small, tmp_path):
+    net = small.supernet()
+    spec = net.space.uniform[0]
+    menu = made(small, net, [spec])
+    net.recalibrate(net.subnet(spec), small.batches())
+    nestling.evaluate(net.subnet(net.space.full), small.batches())
+    net.subnet(spec).train()(small.pictures(8)[0]).sum().backward()
+    made(small, net, [spec])
+    nestling.LoadedModel(menu.measured(seconds=0.02, precision=0.9))
+    net.to(torch.float64).to(torch.float32).to(memory_format=torch.channels_last)
+    path = menu.save(tmp_path / "model.nest")
+    loaded = nestling.load(path, model=small.ConvNet()).menu
+    loaded.net.to(torch.float64)
+    nestling.menu.replace(loaded, facts={}).save(tmp_path / "again.nest")
+
+
+def test_a_copy_of_a_menu_watches_its_own_weights(small):
+    net = small.supernet()
+    with torch.no_grad():
+        next(net.parameters()).add_(1)  # versions of the copy start anew
+    menu = made(small, net, [net.space.uniform[0]])
+    twin = copy.deepcopy(menu)
+    train(menu.net, small)
+    stale = copy.deepcopy(menu)
+    twin.module("full")
+    train(twin.net, small)
+    for each in (menu, stale, twin):
+        with pytest.raises(SpecError, match="weights changed"):
+            each.module("full")
+
+
+def test_weights_made_in_inference_mode_are_not_watched():
+    with torch.inference_mode():
+        assert not Versions([torch.zeros(2)]).changed()

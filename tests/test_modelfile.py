@@ -117,6 +117,40 @@ def test_the_users_own_class(small, tmp_path):
     same_menus(menu, nestling.load(path, model=small.ConvNet()).menu, torch.randn(2, 1, 8, 8))
 
 
+def test_the_users_instance_is_not_changed(small, tmp_path):
+    one, two = (
+        menu_of(model, torch.randn(2, 1, 8, 8), step=2)
+        for model in (small.ConvNet(), small.ConvNet())
+    )
+    paths = one.save(tmp_path / "one.nest"), two.save(tmp_path / "two.nest")
+    mine = small.ConvNet()
+    before = {key: tensor.clone() for key, tensor in mine.state_dict().items()}
+    loaded = [nestling.load(path, model=mine) for path in paths]
+    for key, tensor in mine.state_dict().items():
+        assert torch.equal(tensor, before[key])
+    for menu, again in zip((one, two), loaded, strict=True):
+        assert again.menu.net.model is not mine
+        same_menus(menu, again.menu, torch.randn(2, 1, 8, 8))
+
+
+def test_an_instance_that_cannot_be_copied(small, tmp_path):
+    path = menu_of(small.seeded(small.ConvNet), torch.randn(2, 1, 8, 8), step=2).save(
+        tmp_path / "own.nest"
+    )
+    mine = small.ConvNet()
+    mine.extra = torch.ones(2, requires_grad=True) * 2
+    with pytest.raises(FileError, match=r"model= is copied.*cannot be copied.*deepcopy"):
+        nestling.load(path, model=mine)
+
+
+def test_weights_loaded_in_inference_mode_can_be_trained(saved):
+    with torch.inference_mode():
+        model = nestling.load(saved[0])
+        model(torch.randn(2, 3, 8, 8), fraction=0.9)
+    assert not any(p.is_inference() for p in model.menu.net.parameters())
+    model.subnet("full")(torch.randn(2, 3, 8, 8)).sum().backward()
+
+
 def test_a_builder_with_changed_layers_is_the_users_own_class(tmp_path):
     model = models.mlp(in_features=6, hidden=[8])
     place = next(name for name, layer in model.named_children() if isinstance(layer, nn.ReLU))

@@ -1,9 +1,12 @@
 """Subnets: views, gradients, gathers, copies. Each rule of the design's second idea."""
 
+import contextlib
 import copy
 import gc
 import io
 import shutil
+import threading
+import time
 import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -376,6 +379,49 @@ def test_replaced_shared_weights_are_noticed():
         loss(subnet).backward()
 
 
+@pytest.mark.parametrize("swap", [False, True], ids=["copy", "replace"])
+def test_writes_through_data_are_seen(swap):
+    net = make()
+    spec = specs(net)[1]
+    subnet = net.subnet(spec)
+
+    def write():
+        for p in net.parameters():
+            if swap:
+                p.data = p.data * 1.5
+            else:
+                p.data.copy_(p.data * 1.5)
+
+    def check(run):
+        torch.testing.assert_close(run(), pack(net.subnet(spec))(X))
+
+    write()
+    net.refresh()
+    check(lambda: subnet.eval()(X))
+    write()
+    if swap:
+        subnet.mix(torch.ones(1, 8, 4, 4))  # a gathered weight; views need the call
+        assert torch.equal(subnet.mix.weight, pack(net.subnet(spec)).mix.weight)
+    else:
+        check(lambda: subnet.train()(X))
+    write()
+    state = net.subnet(spec).state_dict()
+    assert torch.equal(pack(subnet).mix.weight, state["mix.weight"])
+    write()
+    assert torch.equal(subnet.state_dict()["mix.weight"], net.subnet(spec).mix.weight)
+    net.refresh()
+    loss(subnet).backward()
+    assert_gradients(net, alone(net, spec))
+
+
+def test_two_training_runs_may_come_before_one_backward():
+    net = make()
+    subnet = net.subnet(specs(net)[1]).train()
+    (loss(subnet) + loss(subnet)).backward()
+    wanted = alone(net, specs(net)[1])
+    assert_gradients(net, wanted, wanted)
+
+
 # -- copies ----------------------------------------------------------------------------------------
 
 
@@ -497,6 +543,36 @@ def test_threads(shared):
                 torch.testing.assert_close(found, wanted)
 
 
+def test_threads_share_a_gathered_subnet_after_a_change(monkeypatch):
+    net = make()
+    subnet = net.subnet(specs(net)[1])
+    gather = binding(subnet).parameters["mix.weight"]
+    met = threading.Barrier(2, timeout=1)
+    settle = type(gather).settle
+
+    def late(self, leaf):  # the other thread looks between the write and its note
+        if self is gather:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                met.wait()
+            time.sleep(0.05)
+        settle(self, leaf)
+
+    monkeypatch.setattr(type(gather), "settle", late)
+    with torch.no_grad():
+        net.model.mix.weight.mul_(2)
+
+    def second():
+        with contextlib.suppress(threading.BrokenBarrierError):
+            met.wait()
+        return subnet.mix(torch.ones(1, 8, 4, 4))
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(lambda: subnet.mix(torch.ones(1, 8, 4, 4))), pool.submit(second)]
+        one, two = [run.result() for run in runs]
+    assert torch.equal(one, two)
+    assert torch.equal(subnet.mix.weight, net.subnet(specs(net)[1]).mix.weight)
+
+
 def test_user_hooks(shared):
     subnet, other = (shared.subnet(specs(shared)[1]) for _ in range(2))
     calls = []
@@ -614,3 +690,11 @@ def test_compile():
         with torch.no_grad():
             for p in net.parameters():
                 p.mul_(0.9)
+
+
+def test_only_the_full_net_remembers_its_builder():
+    net = dense()
+    assert models.built(pack(net.subnet(net.space.full))) == models.built(net.model)
+    assert models.built(net.model) is not None
+    narrow = net.subnet(specs(net)[1])
+    assert models.built(narrow) is models.built(pack(narrow)) is None

@@ -3,6 +3,8 @@
 import copy
 import gc
 import inspect
+import io
+import pickle
 import warnings
 
 import pytest
@@ -488,6 +490,76 @@ def test_step():
             make(step=step)
     with pytest.raises(SpecError, match="did you mean 'left'"):
         make(step={"lefft": 2})
+
+
+def test_a_step_that_leaves_only_the_full_size_freezes():
+    net = make(step={"left": 64})
+    assert set(net.space.axes) == {"right", "mix"}
+    reasons = {row.parameter: row.reason for row in net.space.frozen}
+    assert reasons["left.weight"] == "step=64 leaves only the full size"
+    check_supernet(net, X)
+    with pytest.raises(ModelError, match=r"elastic: .*step=64 leaves only the full size"):
+        make(step=64)
+
+
+def test_tied_axes_keep_to_the_steps_of_all():
+    tie = [("left", "right")]
+    assert make(tie=tie, step={"right": 4}).space.axes["left"].counts == (4, 8)
+    assert make(tie=tie, step={"right": 1}).space.axes["left"].counts == tuple(range(1, 9))
+    assert make(tie=tie, step={"left": 2, "right": 3}).space.axes["left"].counts == (6, 8)
+    net = make(tie=tie, step={"left": 5, "right": 3})
+    reasons = {row.parameter: row.reason for row in net.space.frozen}
+    assert reasons["right.weight"] == "the steps of the axes tied to it leave only the full size"
+
+
+# -- what is not done with it ----------------------------------------------------------------------
+
+
+def test_a_supernet_is_neither_pickled_nor_called():
+    net = make()
+    for save in (pickle.dumps, lambda net: torch.save(net, io.BytesIO())):
+        with pytest.raises(ModelError, match=r"menu\.save, or net\.state_dict"):
+            save(net)
+    with pytest.raises(ModelError, match=r"net\.subnet\(net\.space\.full\)"):
+        net(X)
+
+
+def test_a_deep_copy_is_a_supernet_of_its_own():
+    net = make()
+    net.reorder({"left": [*range(7, -1, -1)]})
+    net.pooled(half(net))
+    twin = copy.deepcopy(net)
+    assert (twin.orders, twin.order, twin.space) == (net.orders, net.order, net.space)
+    twin.pooled(half(twin)).train()(X).sum().backward()
+    assert all(p.grad is None for p in net.parameters())
+    assert all(p.grad is not None for p in twin.parameters())
+    torch.optim.SGD(twin.parameters(), lr=0.1).step()
+    assert not torch.equal(twin.model.mix.weight, net.model.mix.weight)
+    check_supernet(twin, X)
+
+
+def test_zero_grad():
+    net = make()
+    subnet = net.subnet(half(net)).train()
+    subnet(X).sum().backward()
+    net.zero_grad(set_to_none=False)
+    assert not any(p.grad.any() for p in net.parameters())
+    assert not subnet.left.weight.grad.any()
+    net.zero_grad()
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_compiled_copies_are_taken_back_and_recalibrated():
+    net = make()
+    packed = nestling.pack(net.subnet(half(net)))
+    with torch.no_grad():
+        packed.left.weight.mul_(2)
+    compiled = torch.compile(packed, backend="eager")
+    assert net.recalibrate(compiled, [X]) is compiled
+    assert packed.norm.num_batches_tracked == 1
+    subnet = net.absorb(half(net), compiled)
+    assert torch.equal(subnet.left.weight, packed.left.weight)
+    assert torch.equal(subnet.norm.running_mean, packed.norm.running_mean)
 
 
 # -- memory ----------------------------------------------------------------------------------------

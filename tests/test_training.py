@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -127,6 +128,7 @@ def unbroken(small, tmp_path_factory):
     [
         *("batches-sgd", "loader-adamw", "noisy-sgd"),
         *("list-dropout", "loader-individual", "batches-individual"),
+        *("skipping-uniform", "skipping-individual", "own-generator", "own-sampler"),
     ],
 )
 def test_resume_is_bit_equal(small, tmp_path, same, unbroken, kind, kill):
@@ -276,6 +278,30 @@ def test_a_full_disk_loses_nothing(small, tmp_path, monkeypatch, same, unbroken)
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
     net, menu = small.train("loader-adamw", state, resume=True)
     equal_runs(unbroken("loader-adamw"), (net, menu, state), same)
+
+
+# -- structured outputs --------------------------------------------------------------------------
+
+
+def test_losses_see_float32_in_a_dataclass(small):
+    @dataclass
+    class Out:
+        logits: torch.Tensor
+
+    class Model(small.Mlp):
+        def forward(self, x):
+            return Out(super().forward(x))
+
+    seen = set()
+
+    def loss(out, targets):
+        seen.add(out.logits.dtype)
+        return F.cross_entropy(out.logits, targets)
+
+    net = nestling.Supernet(small.seeded(Model), torch.randn(2, 6), step=2)
+    data = [(torch.randn(8, 6), torch.randint(3, (8,)))]
+    fit(net, data, epochs=1, loss=loss, precision="bfloat16")
+    assert seen == {torch.float32}
 
 
 # -- bad input ------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from nestling.axes import expression as algebra
 from nestling.axes.attributes import known_attributes
 from nestling.axes.expression import Atom, Expression, Reason, Times
+from nestling.axes.preparation import batch_of, with_batch
 from nestling.axes.structure import tensors_in
 from nestling.axes.tracer import SizeArgument, Trace, trace
 from nestling.extent import Along, Concat, Extent, Fixed, Product, axes_of
@@ -70,7 +73,7 @@ def discover(
         frozen=tuple(_frozen(model, tensors)),
         layouts=layouts,
         attributes=tuple(known_attributes(model, layouts, sizes)),
-        works=tuple(_works(record, names, _batch(args, kwargs))),
+        works=tuple(_works(record, names, _batches(model, args, kwargs, record))),
     )
     atoms = {name: atom for atom, name in names.items()}
     return Discovery(space, record, atoms, sizes, needed)
@@ -235,16 +238,33 @@ def _why_frozen(expression: Expression) -> Reason | None:
     return next((reason for reason in reasons if reason is not None), single)
 
 
-def _works(record: Trace, names: Mapping[Atom, str], batch: int) -> list[Work]:
+def _works(record: Trace, names: Mapping[Atom, str], batches: Sequence[int]) -> list[Work]:
     return [
         Work(module, tuple(_merge([_resolve(e, names) for e in expressions], product=True)), batch)
-        for module, expressions in record.works
+        for (module, expressions), batch in zip(record.works, batches, strict=True)
     ]
 
 
-def _batch(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
-    """Return the number of examples in the inputs: the first dimension of the first tensor."""
-    for leaf in tensors_in((args, kwargs)):
-        if leaf.dim():
-            return max(leaf.shape[0], 1)
-    return 1
+def _batches(
+    model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], record: Trace
+) -> list[int]:
+    """Return what each work is divided by: the batch, or 1 for what is done once for all examples.
+
+    A run on another batch tells: a product of weights alone costs the same there.
+    """
+    batch = batch_of((args, kwargs))
+    if batch == 1:
+        return [1] * len(record.works)
+    for other in (1, 2 * batch):
+        try:
+            again, _, _ = trace(copy.deepcopy(model), *with_batch((args, kwargs), other))
+        except Exception:  # noqa: BLE001  (the user's code may not take every batch)
+            continue
+        if [module for module, _ in again.works] == [module for module, _ in record.works]:
+            pairs = zip(record.works, again.works, strict=True)
+            return [1 if _size(one) == _size(two) else batch for (_, one), (_, two) in pairs]
+    return [batch] * len(record.works)
+
+
+def _size(expressions: Sequence[Expression]) -> int:
+    return math.prod(expression.size for expression in expressions)

@@ -49,6 +49,27 @@ def double(model: nn.Module, inputs: Any) -> tuple[nn.Module, Any]:
     return wide, (args, kwargs)
 
 
+def batch_of(inputs: Any) -> int:
+    """Return the number of examples in the inputs: the first dimension of the first tensor."""
+    sizes = (leaf.shape[0] for leaf in tensors_in(inputs) if leaf.dim())
+    return max(next(sizes, 1), 1)
+
+
+def with_batch(inputs: Any, batch: int) -> Any:
+    """Return the inputs with another number of examples: the first ones, or all of them repeated.
+
+    Tensors whose first dimension is not the batch stay as they are.
+    """
+    known = batch_of(inputs)
+
+    def resize(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.dim() or leaf.shape[0] != known:
+            return leaf
+        return leaf[torch.arange(batch, device=leaf.device) % known]
+
+    return tree_map(resize, inputs)
+
+
 def refuse_unsuitable(model: nn.Module) -> None:
     """Refuse wrappers that hide the model's code, and models without values.
 

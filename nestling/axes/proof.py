@@ -5,7 +5,8 @@ that makes the user's subnets, on fresh inputs, and its outputs are compared wit
 model whose cut units are set to zero. Norms and reductions over a cut dimension are evaluated over
 the kept units. Where they differ, the proof looks for the size attribute that the code reads, then
 for axes that the code cuts together; otherwise the axis is frozen, with the reason. At the end, the
-units of all axes are shuffled: no output may change.
+narrowest subnet must run in training mode too, where the full model does, and the units of all axes
+are shuffled: no output may change.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Prover:
                     space = self._settle_one_unit(space, name)
             for number in range(JOINT):
                 space = self._settle_joint(space, narrowest=number == 0)
-            return self._settle_order(space)
+            return self._settle_order(self._settle_training(space))
 
     def check(self, space: Space, counts: Counts) -> Verdict:
         """Compare the subnet for some counts with the masked full model."""
@@ -191,6 +192,30 @@ class Prover:
         last = _first_failing(len(names), holds)
         part = {name: counts[name] for name in names[:last]}
         return self._frozen(space, names[last - 1], self.check(space, part), part)
+
+    def _settle_training(self, space: Space) -> Space:
+        """Freeze the axes that code needs whole which runs in training only (auxiliary heads)."""
+        while space.axes:
+            names = list(space.axes)
+            narrowest = functools.partial(self._narrowest, space, names)
+            if not self.trials.training_error(space, narrowest(len(names))):
+                return space
+            if not self.trials.trains:
+                return space  # the model itself does not run so, on these inputs
+
+            def trains(number: int, space: Space = space, cut: Any = narrowest) -> bool:
+                return not self.trials.training_error(space, cut(number))
+
+            last = _first_failing(len(names), trains)
+            error = self.trials.training_error(space, narrowest(last))
+            self.let_go(names[last - 1])
+            why = Frozen("", 0, 0, "", "", f"the training run needs its full size: {error}")
+            space = space.without(names[last - 1], why)
+        return space
+
+    def _narrowest(self, space: Space, names: Sequence[str], number: int) -> Counts:
+        """Return the least counts of the first axes that are named."""
+        return {name: space.axes[name].counts[0] for name in names[:number]}
 
     def _settle_order(self, space: Space) -> Space:
         """Freeze the axes whose units cannot be put into another order."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +16,20 @@ from nestling import extent as extents
 from nestling.axes.comparison import TOLERANCES, Verdict, compare, finite, moved
 from nestling.axes.discovery import Discovery
 from nestling.axes.expression import Atom
-from nestling.axes.preparation import Freshen, lively_norms, randomise_constant_weights
+from nestling.axes.preparation import (
+    Freshen,
+    batch_of,
+    lively_norms,
+    randomise_constant_weights,
+    with_batch,
+)
 from nestling.axes.reference import OtherPath, Replayer, cut, returned, run_masked, run_permuted
 from nestling.axes.structure import tensors_in
 from nestling.axes.tracer import run
 from nestling.errors import ModelError
 from nestling.extent import Along, Counts, Extent, Fixed
 from nestling.spec import Space
-from nestling.subnet import SharedGradient, build
+from nestling.subnet import SharedGradient, build, pack
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,27 @@ class Trials:
         return build(
             self.model, space, counts, private=frozenset(), gradients=self.gradients
         ).eval()
+
+    def training_error(self, space: Space, counts: Counts) -> str:
+        """Return why the subnet for some counts does not run in training mode; empty if it does."""
+        # A copy that shares nothing: statistics of the model stay what they are.
+        return self._training_error(pack(self.subnet(space, counts)))
+
+    @functools.cached_property
+    def trains(self) -> bool:
+        """Whether the full model runs in training mode."""
+        return not self._training_error(copy.deepcopy(self.model))
+
+    def _training_error(self, module: nn.Module) -> str:
+        given = self.args, self.kwargs
+        args, kwargs = with_batch(given, 2) if batch_of(given) == 1 else given
+        devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
+        try:
+            with torch.random.fork_rng(devices=list(devices)):
+                run(module.train(), args, kwargs, None)
+        except Exception as error:  # noqa: BLE001  (the user's code runs here)
+            return _short(error)
+        return ""
 
     def reference(self, space: Space, counts: Counts) -> Any:
         """Return what the masked full model returns."""

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch.nn.functional as F
 from torch import nn
 
-from nestling.errors import ModelError
+from nestling.errors import ModelError, SpecError
 from nestling.menu import names_for
-from nestling.objectives.sandwich import LOW, Loss, sandwich
-from nestling.search.uniform import FRACTIONS, ladder
+from nestling.objectives.sandwich import Loss, check_low, sandwich
+from nestling.search.uniform import FRACTIONS, ladder, width_of
 from nestling.spec import Spec
 from nestling.supernet import Supernet
 from nestling.training import Run
@@ -25,28 +25,62 @@ def uniform(
     run: Run,
     *,
     fractions: Sequence[float] = FRACTIONS,
-    low: float = LOW,
+    low: float | None = None,
     random: int = 2,
     labels_first: float = 0.5,
+    distill: Loss | None = None,
 ) -> Mapping[str, tuple[Spec, nn.Module]]:
     """Train universally slimmable weights and return uniform subnets near the wanted fractions.
 
     Args:
         run: what the training is made of.
         fractions: shares of the full net's MACs that the menu shall have.
-        low: narrowest width that is trained.
+        low: narrowest width that is trained; nothing narrower is offered. By default it is that of
+            the narrowest subnet of the menu (the paper has 0.25).
         random: subnets of random width a step, beside the full and the narrowest.
         labels_first: share of the training in which all subnets learn from the labels, before the
             narrower ones learn from the full net. The paper has 0, but a teacher that knows nothing
             yet holds its pupils, and with them the shared weights, back.
+        distill: from then on, the loss of the narrower ones, from (outputs, the full net's
+            outputs). The default is soft cross-entropy, where the run has no `loss` of its own;
+            where it has one, all train on the targets throughout.
+
+    Raises:
+        SpecError: all of the fractions are narrower than `low`.
     """
     if not 0 <= labels_first <= 1:
         raise ModelError(f"labels_first= is a share from 0 to 1, but it is {labels_first!r}")
 
     def objective(net: Supernet) -> Iterator[tuple[nn.Module, Loss]]:
-        loss = (run.loss or F.cross_entropy) if run.done < labels_first else run.loss
-        return sandwich(net, low=low, random=random, loss=loss)
+        if run.done < labels_first:
+            return sandwich(net, low=least, random=random, loss=run.loss or F.cross_entropy)
+        return sandwich(net, low=least, random=random, loss=run.loss, distill=distill)
 
-    named = names_for(run.net, ladder(run.net.space, fractions))
+    offered = _offered(run, fractions, low)
+    least = low if low is not None else min(width_of(run.net.space, spec) for spec in offered)
+    named = names_for(run.net, offered)
     run.train_stage(objective, name="sandwich")
     return {name: (spec, run.net.subnet(spec)) for name, spec in named.items()}
+
+
+def _offered(run: Run, fractions: Sequence[float], low: float | None) -> list[Spec]:
+    """Return the uniform specs near the fractions that are no narrower than what is trained."""
+    space = run.net.space
+    found = ladder(space, fractions)
+    if low is None:
+        return found
+    check_low(low)
+    narrowest = space.spec(width=low)
+    kept = [spec for spec in found if all(spec[axis] >= narrowest[axis] for axis in spec)]
+    dropped = [share for share in fractions if ladder(space, [share])[0] not in kept]
+    if not kept:
+        raise SpecError(
+            f"the menu offers nothing narrower than low={low}, which is trained, but all of "
+            f"fractions={tuple(fractions)} are; lower low=, or ask for larger fractions"
+        )
+    if dropped:
+        run.reporter.say(
+            f"fractions {', '.join(map(str, dropped))} are left out: they are narrower than "
+            f"low={low}, so they would not be trained"
+        )
+    return kept

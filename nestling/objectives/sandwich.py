@@ -8,14 +8,14 @@ Source: Yu and Huang, Universally Slimmable Networks and Improved Training Techn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
+from nestling.axes.structure import map_tensors
 from nestling.errors import SpecError
 from nestling.spec import Spec
 from nestling.supernet import Supernet
@@ -46,7 +46,8 @@ def sandwich(
 
     Raises:
         SpecError: `low` is no width, or `random` no whole number; or the first subnet's loss, which
-            teaches the others, was not called.
+            teaches the others, was called fewer times than theirs. With micro-batches, the n-th
+            call of a subnet's loss learns from the n-th call of the first one's.
 
     Example:
         >>> for subnet, loss in nestling.sandwich(net):
@@ -61,19 +62,27 @@ def sandwich(
         taught.append(_detached(outputs))
         return hard(outputs, targets)
 
-    def learn(outputs: Any, targets: Any) -> Tensor:
-        if soft is None:
-            return hard(outputs, targets)
-        if not taught:
-            raise SpecError(
-                "the first subnet of a step teaches the others: call its loss before theirs"
-            )
-        return soft(outputs, taught[0])
-
     others = drawn(net, low, random)
     yield _training(net, net.space.full), teach
     for spec in others:
-        yield _training(net, spec), learn
+        yield _training(net, spec), hard if soft is None else _pupil(soft, taught)
+
+
+def _pupil(soft: Loss, taught: Sequence[Any]) -> Loss:
+    """Return the loss of one subnet; each call learns from the next of the taught outputs."""
+    calls = 0
+
+    def learn(outputs: Any, targets: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > len(taught):
+            raise SpecError(
+                "the first subnet of a step teaches the others: call its loss before theirs and "
+                f"for as many micro-batches, but this is call {calls} after {len(taught)} of its"
+            )
+        return soft(outputs, taught[calls - 1])
+
+    return learn
 
 
 def drawn(net: Supernet, low: float, random: int) -> list[Spec]:
@@ -82,12 +91,21 @@ def drawn(net: Supernet, low: float, random: int) -> list[Spec]:
     Raises:
         SpecError: `low` is no width, or `random` no whole number.
     """
-    if isinstance(low, bool) or not isinstance(low, (int, float)) or not 0 < low <= 1:
-        raise SpecError(f"low= is a width above 0 and at most 1, but it is {low!r}")
+    check_low(low)
     if isinstance(random, bool) or not isinstance(random, int) or random < 0:
         raise SpecError(f"random= is a whole number of at least 0, but it is {random!r}")
     widths = low + (1 - low) * torch.rand(random)
     return [net.space.spec(width=float(width)) for width in [*widths, low]]
+
+
+def check_low(low: float) -> None:
+    """Check a narrowest width.
+
+    Raises:
+        SpecError: it is none.
+    """
+    if isinstance(low, bool) or not isinstance(low, (int, float)) or not 0 < low <= 1:
+        raise SpecError(f"low= is a width above 0 and at most 1, but it is {low!r}")
 
 
 def soft_cross_entropy(outputs: Tensor, teacher: Tensor) -> Tensor:
@@ -101,4 +119,4 @@ def _training(net: Supernet, spec: Spec) -> nn.Module:
 
 
 def _detached(outputs: Any) -> Any:
-    return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, outputs)
+    return map_tensors(outputs, Tensor.detach)

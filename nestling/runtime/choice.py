@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nestling.entry import Entry, score
@@ -15,31 +15,36 @@ from nestling.errors import BudgetError
 class Ladder:
     """Entries by rising cost, and at each cost the best entry that costs no more.
 
+    Better is offered before not offered, then more accurate, then cheaper. An entry that is not
+    offered is therefore chosen only where a budget leaves no other.
+
     Attributes:
         cost: what the budget is about, as the user writes it.
-        costs: ascending.
-        best: the most accurate entry among those up to the same place; ties go to the cheaper.
-        cheapest: the entry that costs least.
+        prices: what each entry costs, by name.
+        entries: by rising cost.
+        costs: of these, ascending.
+        best: the best entry among those up to the same place.
     """
 
     cost: str
+    prices: Mapping[str, float]
+    entries: tuple[Entry, ...]
     costs: tuple[float, ...]
     best: tuple[Entry, ...]
-    cheapest: Entry
 
     @classmethod
-    def of(cls, cost: str, entries: Sequence[Entry], price: Callable[[Entry], float]) -> Ladder:
-        """Return the ladder of the offered entries."""
-        offered = [entry for entry in entries if entry.offered] or list(entries)
-        ranked = sorted(offered, key=lambda entry: (price(entry), -score(entry)))
+    def of(cls, cost: str, entries: Sequence[Entry], prices: Mapping[str, float]) -> Ladder:
+        """Return the ladder of entries that each have a price."""
+        ranked = sorted(entries, key=lambda e: (prices[e.name], not e.offered, -score(e)))
         best: list[Entry] = []
         for entry in ranked:
-            last = best[-1] if best else None
-            best.append(entry if last is None or score(entry) > score(last) else last)
-        return cls(cost, tuple(price(entry) for entry in ranked), tuple(best), ranked[0])
+            better = not best or _worth(entry) > _worth(best[-1])
+            best.append(entry if better else best[-1])
+        costs = tuple(prices[entry.name] for entry in ranked)
+        return cls(cost, prices, tuple(ranked), costs, tuple(best))
 
     def choose(self, budget: float) -> Entry:
-        """Return the most accurate entry that costs at most the budget.
+        """Return the best entry that costs at most the budget.
 
         Raises:
             BudgetError: no entry is that cheap (the message names the closest), or the budget is
@@ -50,20 +55,37 @@ class Ladder:
                 return self.best[bisect_right(self.costs, budget) - 1]
         except (TypeError, ValueError, RuntimeError):
             pass  # no number; said below, so that the good case costs nothing
-        raise BudgetError(self._refusal(budget))
-
-    def _refusal(self, budget: object) -> str:
-        """Return why no entry is within a budget."""
         number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
-        if not number or not budget > 0:  # type: ignore[operator]
-            return (
-                f"{self.cost}= is a number above 0, but it is {budget!r:.80}; the smallest that "
-                f"any subnet meets is {shown(self.costs[0])}"
-            )
-        return (
-            f"no subnet meets {self.cost}={budget!r}: the closest is {self.cheapest.name!r}, "
-            f"which needs {self.cost}={shown(self.costs[0])}; allow at least that"
+        if number and budget > 0:
+            raise BudgetError(_refusal([(self, budget)], self.entries[0]))
+        raise BudgetError(
+            f"{self.cost}= is a number above 0, but it is {budget!r:.80}; the smallest that any "
+            f"subnet meets is {shown(self.costs[0])}"
         )
+
+
+def choose_within(limits: Sequence[tuple[Ladder, float]]) -> Entry:
+    """Return the best entry within several budgets at once.
+
+    Raises:
+        BudgetError: no entry is within all of them (the message names the closest), or one is no
+            number.
+    """
+    for ladder, budget in limits:
+        ladder.choose(budget)
+    entries = [e for e in limits[0][0].entries if all(e.name in each.prices for each, _ in limits)]
+
+    def excess(entry: Entry) -> float:
+        return max(ladder.prices[entry.name] / budget for ladder, budget in limits)
+
+    fitting = [
+        entry
+        for entry in entries
+        if all(ladder.prices[entry.name] <= budget for ladder, budget in limits)
+    ]
+    if not fitting:
+        raise BudgetError(_refusal(limits, min(entries, key=excess)))
+    return max(fitting, key=lambda entry: (*_worth(entry), -entry.macs))
 
 
 def shown(cost: float) -> str:
@@ -72,3 +94,16 @@ def shown(cost: float) -> str:
         return str(int(cost))
     digits = 3 - math.floor(math.log10(cost))
     return f"{math.ceil(cost * 10**digits) / 10**digits:.{max(digits, 0)}f}"
+
+
+def _worth(entry: Entry) -> tuple[bool, float]:
+    return entry.offered, score(entry)
+
+
+def _refusal(limits: Sequence[tuple[Ladder, float]], closest: Entry) -> str:
+    wanted = ", ".join(f"{ladder.cost}={budget!r}" for ladder, budget in limits)
+    needs = ", ".join(f"{each.cost}={shown(each.prices[closest.name])}" for each, _ in limits)
+    return (
+        f"no subnet meets {wanted}{' at once' if len(limits) > 1 else ''}: the closest is "
+        f"{closest.name!r}, which needs {needs}; allow at least that"
+    )

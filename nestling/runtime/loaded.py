@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,22 @@ from torch.utils._pytree import tree_leaves
 
 from nestling import modelfile
 from nestling.batch import shapes, size
-from nestling.entry import Entry, score
+from nestling.entry import Entry
 from nestling.errors import BudgetError, DataError, ModelError, NestlingError
-from nestling.menu import Menu
-from nestling.runtime.choice import Ladder, shown
+from nestling.menu import Menu, backend
+from nestling.runtime.choice import Ladder, choose_within
 
 COSTS = ("fraction", "latency_ms", "macs", "params", "bytes")
 
 
-def load(path: str | Path, model: nn.Module | None = None) -> LoadedModel:
+def load(path: str | Path, model: nn.Module | None = None, *, packed: bool = False) -> LoadedModel:
     """Load a model file.
 
     Args:
         path: a `.nest` file.
-        model: an instance of your own class; not needed for the builders of `nestling.models`.
+        model: an instance of your own class, which is copied and not changed; not needed for the
+            builders of `nestling.models`.
+        packed: hold every entry as a copy of its own, see `LoadedModel`.
 
     Raises:
         FileError: the file is missing, damaged, of another version, or does not fit the model.
@@ -36,7 +37,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> LoadedModel:
     """
     menu = Menu.load(path, model)
     with modelfile.guarded(Path(path)):
-        return LoadedModel(menu)
+        return LoadedModel(menu, packed=packed)
 
 
 class LoadedModel:
@@ -47,24 +48,26 @@ class LoadedModel:
 
     Args:
         menu: with its weights, as `fit`, `make_menu` or `load` give it.
+        packed: hold every entry as a contiguous copy instead of as views. A small net then runs at
+            full speed at batch 1 too; it costs the memory of all entries together, and the copies
+            do not follow when `menu.net` is moved or trained. Latencies of views (all that
+            `make_menu` and `nestling profile` measure) are not used for it: call `measured()`.
     """
 
-    def __init__(self, menu: Menu) -> None:
+    def __init__(self, menu: Menu, *, packed: bool = False) -> None:
         self.menu = menu
-        self._modules = {entry.name: menu.module(entry.name) for entry in menu}
+        self.packed = packed
+        self._modules = {entry.name: menu.module(entry.name, packed=packed) for entry in menu}
         whole = max(1, menu.net.space.macs(menu.net.space.full))
-        prices = {
-            "fraction": lambda entry: entry.macs / whole,
-            "macs": lambda entry: entry.macs,
-            "params": lambda entry: entry.params,
-            "bytes": lambda entry: entry.bytes,
+        prices: dict[str, dict[str, float]] = {
+            "fraction": {entry.name: entry.macs / whole for entry in menu},
+            "macs": {entry.name: entry.macs for entry in menu},
+            "params": {entry.name: entry.params for entry in menu},
+            "bytes": {entry.name: entry.bytes for entry in menu},
         }
-        self._ladders = {
-            cost: Ladder.of(cost, menu.entries, price) for cost, price in prices.items()
-        }
+        self._ladders = {cost: Ladder.of(cost, menu.entries, of) for cost, of in prices.items()}
         self._timed: dict[tuple[int, int], Ladder] = {}
         self._full = menu.full
-        self._whole = whole
 
     def choose(
         self,
@@ -78,6 +81,9 @@ class LoadedModel:
     ) -> Entry:
         """Return the most accurate entry within every budget that is given; the full net for none.
 
+        An entry that the menu does not offer (it is slower here and no more accurate than another)
+        is chosen only where no other one fits a budget, and never for `latency_ms`.
+
         Args:
             fraction: share of the full net's MACs, where 1.0 is the full net.
             latency_ms: median milliseconds of one call on this device, as profiled.
@@ -90,16 +96,18 @@ class LoadedModel:
             BudgetError: no entry is that cheap (the message names the closest), or no latency was
                 measured on this device with this batch and number of threads.
         """
-        found: Entry | None = None
-        budgets = (fraction, latency_ms, macs, params, bytes)
-        for cost, budget in zip(COSTS, budgets, strict=True):
-            if budget is not None:
-                ladder = self._timed_ladder(batch) if cost == "latency_ms" else self._ladders[cost]
-                several = found is not None
-                found = ladder.choose(budget)
-                if several:
-                    return self._within_all(budgets, batch)
-        return self._full if found is None else found
+        budgets = zip(COSTS, (fraction, latency_ms, macs, params, bytes), strict=True)
+        limits = [
+            (self._timed_ladder(batch) if cost == "latency_ms" else self._ladders[cost], budget)
+            for cost, budget in budgets
+            if budget is not None
+        ]
+        if not limits:
+            return self._full
+        if len(limits) == 1:
+            ladder, budget = limits[0]
+            return ladder.choose(budget)
+        return choose_within(limits)
 
     def subnet(self, name: str) -> nn.Module:
         """Return the plain module of an entry, in evaluation mode.
@@ -168,7 +176,8 @@ class LoadedModel:
 
     def measured(self, batch: int = 1, **options: Any) -> LoadedModel:
         """Return the model with latencies measured on this device; see `Menu.measured`."""
-        return LoadedModel(self.menu.measured(batch, **options))
+        menu = self.menu.measured(batch, packed=self.packed, **options)
+        return LoadedModel(menu, packed=self.packed)
 
     def __repr__(self) -> str:
         names = ", ".join(entry.name for entry in self.menu)
@@ -180,56 +189,18 @@ class LoadedModel:
         if ladder is None:
             if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
                 raise BudgetError(f"batch= is a whole number of at least 1, but it is {batch!r}")
-            table = self.menu.latencies(batch)
+            table = self.menu.latencies(batch, backend(self.packed))
             entries = [entry for entry in self.menu if entry.name in table]
             if not entries:
                 raise BudgetError(
                     "the profile of this device names none of the menu's subnets; run "
                     "`nestling profile FILE` again"
                 )
-            ladder = Ladder.of("latency_ms", entries, lambda entry: table[entry.name].median)
+            offered = [entry for entry in entries if entry.offered] or entries
+            prices = {entry.name: table[entry.name].median for entry in offered}
+            ladder = Ladder.of("latency_ms", offered, prices)
             self._timed[place] = ladder
         return ladder
-
-    def _within_all(self, budgets: Sequence[float | None], batch: int) -> Entry:
-        """Several budgets at once, each of which is met: the best entry that all of them allow."""
-        limits = {c: b for c, b in zip(COSTS, budgets, strict=True) if b is not None}
-        for cost, budget in limits.items():
-            ladder = self._timed_ladder(batch) if cost == "latency_ms" else self._ladders[cost]
-            ladder.choose(budget)
-        offered = [entry for entry in self.menu if entry.offered] or list(self.menu)
-        if "latency_ms" in limits:
-            table = self.menu.latencies(batch)
-            offered = [entry for entry in offered if entry.name in table]
-        prices = {
-            entry.name: {cost: self._price(entry, cost, batch) for cost in limits}
-            for entry in offered
-        }
-
-        def excess(entry: Entry) -> float:
-            return max(prices[entry.name][cost] / budget for cost, budget in limits.items())
-
-        fitting = [
-            entry
-            for entry in offered
-            if all(prices[entry.name][cost] <= budget for cost, budget in limits.items())
-        ]
-        if not fitting:
-            closest = min(offered, key=excess)
-            wanted = ", ".join(f"{cost}={budget!r}" for cost, budget in limits.items())
-            needs = ", ".join(f"{c}={shown(p)}" for c, p in prices[closest.name].items())
-            raise BudgetError(
-                f"no subnet meets {wanted} at once: the closest is {closest.name!r}, which needs "
-                f"{needs}; allow at least that"
-            )
-        return max(fitting, key=lambda entry: (score(entry), -entry.macs))
-
-    def _price(self, entry: Entry, cost: str, batch: int) -> float:
-        if cost == "latency_ms":
-            return self.menu.latencies(batch)[entry.name].median
-        if cost == "fraction":
-            return entry.macs / self._whole
-        return float(getattr(entry, cost))
 
 
 def _check_finite(outputs: Any, args: Any, kwargs: Any) -> None:

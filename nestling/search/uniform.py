@@ -7,11 +7,43 @@ Networks (ICCV 2019).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from nestling.errors import SpecError
 from nestling.spec import Space, Spec
 
 FRACTIONS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
+HAIR = 1e-9  # far less than a unit: beyond the tie between two counts
+
+
+def width_of(space: Space, spec: Spec) -> float:
+    """Return the width of a uniform spec: `space.spec(width=width_of(space, spec)) == spec`.
+
+    Of all widths that round to the spec, it is the one nearest to the mean share that axes keep.
+
+    Raises:
+        SpecError: the spec is not uniform.
+
+    Example:
+        >>> width_of(net.space, net.space.spec(width=0.5))
+        0.5
+    """
+    least, most = 0.0, 1.0
+    outer = [axis for axis in space.axes.values() if axis.outer]
+    for axis in outer:
+        place = axis.counts.index(spec[axis.name])
+        turns = [(low + high) / 2 / axis.size for low, high in pairwise(axis.counts)]
+        if place:
+            least = max(least, turns[place - 1] + HAIR)
+        if place < len(turns):
+            most = min(most, turns[place] - HAIR)
+    shares = [spec[axis.name] / axis.size for axis in outer] or [1.0]
+    width = max(least, min(most, sum(shares) / len(shares)))
+    if width > 1 or space.spec(width=width) != spec:
+        raise SpecError(
+            f"only a uniform spec has a width, and {dict(spec)} is not one; see space.uniform"
+        )
+    return width
 
 
 def ladder(space: Space, fractions: Sequence[float] = FRACTIONS) -> list[Spec]:

@@ -113,3 +113,35 @@ def test_tensors_are_found_in_odd_structures():
     loop.rest = loop
     assert tensors_in(loop) == [one]
     assert tensors_in(None) == []
+
+
+class Factored(nn.Module):
+    """Two weights are multiplied once, for all examples; a query is repeated for each of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.u, self.v = nn.Parameter(torch.randn(32, 64)), nn.Parameter(torch.randn(64, 24))
+        self.query = nn.Parameter(torch.randn(24))
+        self.one, self.two = nn.Linear(24, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        query = self.one(self.query.repeat(x.shape[0], 1))
+        x = torch.nn.functional.linear(x, (self.u @ self.v).T)
+        return self.two((self.one(x) + query).relu())
+
+
+def test_work_does_not_depend_on_the_example_batch():
+    by_hand = 32 * 64 * 24 + 32 * 24 + 2 * 24 * 16 + 16 * 4
+    for batch in (1, 2, 8, 24, 64):
+        space = found(Factored(), torch.randn(batch, 32)).space
+        assert space.macs(space.full) == by_hand
+
+
+class EightAtATime(Factored):
+    def forward(self, x):
+        return super().forward(x.view(8, 32))
+
+
+def test_work_of_a_model_that_takes_one_batch_only():
+    space = found(EightAtATime(), torch.randn(8, 32)).space
+    assert space.macs(space.full) == 32 * 64 * 24 // 8 + 32 * 24 + 2 * 24 * 16 + 16 * 4

@@ -248,3 +248,44 @@ def test_tolerances_leave_room_between_rounding_and_a_cut():
         assert tolerance.exact < tolerance.moved
     assert not compare([torch.zeros(2)], [torch.zeros(3)], EXACT).holds
     assert moved([torch.zeros(2)], [torch.zeros(3)], EXACT)
+
+
+class Auxiliary(Plain):
+    """Has a branch that only runs in training, and a norm that needs two examples for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.deep, self.norm = nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm1d(16)
+        self.aux = nn.Linear(16, 5)
+
+    def forward(self, x):
+        first = F.relu(self.conv(x))
+        out = self.head(self.norm(F.relu(self.deep(first)).mean((2, 3))))
+        return (out, self.aux(F.dropout(first.mean((2, 3))))) if self.training else out
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_what_training_alone_needs_is_frozen(batch):
+    torch.manual_seed(0)
+    model = Auxiliary().train()
+    before = torch.get_rng_state(), {n: t.clone() for n, t in model.state_dict().items()}
+    net = Supernet(model, torch.randn(batch, 3, 8, 8, generator=torch.Generator()))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    for state in (model.state_dict(), net.state_dict()):
+        assert all(torch.equal(tensor, before[1][name]) for name, tensor in state.items())
+    assert list(net.space.axes) == ["deep"]
+    reasons = {row.parameter: row.reason for row in net.space.frozen}
+    assert reasons["conv.weight"].startswith("the training run needs its full size: RuntimeError")
+    subnet = net.subnet(net.space.spec(width=0.5)).train()
+    sum(out.sum() for out in subnet(IMAGE)).backward()
+
+
+class Untrainable(Plain):
+    def forward(self, x):
+        if self.training:
+            raise RuntimeError("for evaluation only")
+        return super().forward(x)
+
+
+def test_a_model_that_never_runs_in_training_keeps_its_axes():
+    assert list(Supernet(Untrainable(), IMAGE).space.axes) == ["conv"]

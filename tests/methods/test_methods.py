@@ -1,9 +1,13 @@
+import io
+
 import pytest
 import torch
+from rich.console import Console
 
 import nestling
 from nestling import ModelError, SpecError, methods
 from nestling.models import initialize
+from nestling.progress import Reporter
 
 pytestmark = pytest.mark.usefixtures("unmeasured")
 
@@ -96,3 +100,56 @@ def test_uniform_learns_from_the_labels_first(small, monkeypatch):
 def test_uniform_refuses_a_share_above_one(small):
     with pytest.raises(ModelError, match="share from 0 to 1, but it is 2"):
         nestling.fit(small.supernet(), small.batches(), labels_first=2, progress=False)
+
+
+def wide(small):
+    """The cost of this net falls with its width, not with the square of it."""
+    net = nestling.Supernet(
+        nestling.models.mlp(64, (256,), num_classes=10), torch.randn(2, 64), step=8
+    )
+    data = [(torch.randn(8, 64), torch.randint(10, (8,)))]
+    return net, data
+
+
+def test_uniform_trains_all_that_it_offers(small, monkeypatch):
+    trained = []
+
+    def spy(net, **options):
+        trained.append(net.space.spec(width=options["low"]))
+        return nestling.sandwich(net, **options)
+
+    monkeypatch.setattr("nestling.methods.uniform.sandwich", spy)
+    net, data = wide(small)
+    menu = nestling.fit(net, data, epochs=2, progress=False)
+    narrowest = min((entry.spec for entry in menu), key=net.space.macs)
+    assert net.space.macs(narrowest) < net.space.macs(net.space.spec(width=0.25))
+    assert trained == [narrowest] * 2
+
+
+def test_uniform_offers_nothing_below_low(small):
+    out = io.StringIO()
+    reporter = Reporter(console=Console(file=out, width=200))
+    net, data = wide(small)
+    menu = nestling.fit(net, data, epochs=1, low=0.25, progress=reporter)
+    least = net.space.spec(width=0.25)
+    assert all(entry.spec[axis] >= least[axis] for entry in menu for axis in least)
+    assert len(menu) >= 3
+    assert "fractions 0.15, 0.1 are left out" in out.getvalue()
+    with pytest.raises(SpecError, match="lower low="):
+        nestling.fit(net, data, epochs=1, low=0.5, fractions=(0.1,), progress=False)
+
+
+@pytest.mark.parametrize("loss", [None, torch.nn.functional.cross_entropy])
+def test_uniform_distils_with_a_loss_of_its_own(small, loss):
+    """After the labels-first share, the narrower ones learn from the full net's outputs."""
+    seen = []
+
+    def distill(outputs, teacher):
+        seen.append(teacher.requires_grad)
+        return torch.nn.functional.mse_loss(outputs, teacher)
+
+    batches = small.batches()
+    nestling.fit(
+        small.supernet(), batches, epochs=2, random=1, loss=loss, distill=distill, progress=False
+    )
+    assert seen == [False] * (2 * len(batches))

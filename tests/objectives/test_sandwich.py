@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -161,3 +163,50 @@ def test_the_teacher_must_be_asked_first(net):
     _, pairs = members(net)
     with pytest.raises(SpecError, match="teaches"):
         pairs[1][1](torch.zeros(2, 3), torch.zeros(2).long())
+
+
+def test_with_micro_batches_each_learns_from_the_same_pictures(net, small):
+    """Gradients summed over micro-batches are those of separate steps with the same widths."""
+
+    def gradients(groups):
+        net.zero_grad()
+        for micro in groups:
+            torch.manual_seed(5)
+            for subnet, loss in nestling.sandwich(net):
+                for images, labels in micro:
+                    loss(subnet(images), labels).backward()
+        return {name: p.grad.clone() for name, p in net.named_parameters()}
+
+    micro = small.batches(32, 8)
+    together, apart = gradients([micro]), gradients([[each] for each in micro])
+    for name, gradient in together.items():
+        torch.testing.assert_close(gradient, apart[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_micro_batch_that_was_not_taught_is_refused(net):
+    _, pairs = members(net)
+    outputs, labels = torch.zeros(2, 3), torch.zeros(2).long()
+    pairs[0][1](outputs, labels)
+    for _, learn in pairs[1:]:
+        learn(outputs, labels)
+        with pytest.raises(SpecError, match="call 2 after 1"):
+            learn(outputs, labels)
+
+
+def test_outputs_in_a_dataclass_teach_without_gradient(net):
+    @dataclass
+    class Out:
+        logits: torch.Tensor
+
+    seen = []
+
+    def distill(outputs, teacher):
+        seen.append(teacher)
+        return outputs.logits.mean()
+
+    options = {"random": 0, "loss": lambda out, _: out.logits.mean(), "distill": distill}
+    for subnet, loss in nestling.sandwich(net, **options):
+        loss(Out(subnet(torch.ones(2, 1, 8, 8))), None)
+    (teacher,) = seen
+    assert isinstance(teacher, Out)
+    assert not teacher.logits.requires_grad

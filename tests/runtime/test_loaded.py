@@ -55,6 +55,26 @@ def test_several_budgets_hold_at_once(model, menu):
         model.choose(macs=1e9, params="x")
 
 
+def test_entries_that_are_not_offered_still_meet_budgets_in_other_costs(menu):
+    offers = (True, True, False, False)
+    entries = tuple(
+        replace(entry, offered=offered) for entry, offered in zip(menu, offers, strict=True)
+    )
+    model = nestling.LoadedModel(replace(menu, entries=entries))
+    _, second, third, last = entries
+    assert model.choose(macs=second.macs) == second
+    assert model.choose(macs=third.macs) == third
+    assert model.choose(fraction=last.macs / menu.full.macs) == last
+    assert model.choose(bytes=third.bytes, params=10**9) == third
+    with pytest.raises(BudgetError, match=f"closest is '{last.name}'.*params={last.params};"):
+        model.choose(params=1)
+    assert model.choose(latency_ms=100, batch=2) == entries[0]
+    with pytest.raises(BudgetError, match=f"closest is '{second.name}'"):
+        model.choose(latency_ms=5, batch=2)
+    with pytest.raises(BudgetError, match=f"at once: the closest is '{second.name}'"):
+        model.choose(latency_ms=7, macs=third.macs, batch=2)
+
+
 def test_budgets_that_only_exclude_one_another(menu):
     first, *_, last = menu.entries
     crossed = replace(menu, entries=(replace(first, params=1), replace(last, params=10**6)))
@@ -161,3 +181,40 @@ def test_calls_from_threads(model, menu, small):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_packed_entries_are_copies_with_latencies_of_their_own(menu, small, tmp_path):
+    images, _ = small.pictures(2)
+    views = nestling.LoadedModel(menu)
+    packed = nestling.load(menu.save(tmp_path / "m.nest"), model=small.ConvNet(), packed=True)
+    shared = {p.untyped_storage().data_ptr() for p in packed.menu.net.parameters()}
+    for entry in menu:
+        module = packed.subnet(entry.name)
+        assert not module.training
+        for parameter in module.parameters():
+            assert parameter.is_contiguous()
+            assert parameter.untyped_storage().data_ptr() not in shared
+        torch.testing.assert_close(
+            packed(images, subnet=entry.name), views(images, subnet=entry.name)
+        )
+    assert views.choose(latency_ms=3, batch=2)
+    with pytest.raises(BudgetError, match=r"packed.*model\.measured\(2\)"):
+        packed.choose(latency_ms=3, batch=2)
+    measured = packed.measured(2, seconds=0.05, precision=0.5)
+    assert measured.packed
+    assert {key.backend for key in measured.menu.profile.tables} == {"eager", "packed"}
+    assert measured.choose(latency_ms=1e6, batch=2) == measured.menu.full
+    table = measured.menu.latencies(2, "packed")
+    assert table != measured.menu.latencies(2)
+
+
+def test_a_model_that_is_tuned_goes_on(menu, small):
+    net = small.supernet()
+    menu = nestling.make_menu(net, [net.space.uniform[0]], calibrate=small.batches(), measure=False)
+    model = nestling.LoadedModel(menu)
+    with torch.no_grad():
+        next(net.parameters()).add_(1)
+    images, _ = small.pictures(2)
+    assert model(images, fraction=0.9).shape == (2, 3)
+    with pytest.raises(SpecError, match="weights changed"):
+        model.measured()

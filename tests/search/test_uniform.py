@@ -1,9 +1,12 @@
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import nestling
 from nestling import SpecError
 from nestling.search import ladder
+from nestling.search.uniform import width_of
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +40,26 @@ def test_the_default_spans_the_full_net_to_a_tenth(space):
 def test_fractions_are_shares(space, fractions):
     with pytest.raises(SpecError, match="fraction"):
         ladder(space, fractions)
+
+
+def test_every_uniform_spec_has_a_width(space):
+    for spec in space.uniform:
+        width = width_of(space, spec)
+        assert 0 < width <= 1
+        assert space.spec(width=width) == spec
+    assert width_of(space, space.full) == 1.0
+
+
+def test_axes_of_different_steps_agree_on_a_width(small):
+    space = nestling.Supernet(
+        small.seeded(small.Mlp, 6, 12, 3), torch.randn(2, 6), step={"one": 5, "two": 1}
+    ).space
+    assert len(space.uniform) > 4
+    for spec in space.uniform:
+        assert space.spec(width=width_of(space, spec)) == spec
+
+
+def test_a_spec_that_is_not_uniform_has_no_width(space):
+    axis = next(iter(space.axes.values()))
+    with pytest.raises(SpecError, match="only a uniform spec has a width"):
+        width_of(space, space.spec({axis.name: axis.counts[0]}))
