@@ -1,4 +1,4 @@
-"""How the uniform baseline should be trained: labels first, or in-place distillation from the start.
+"""How the uniform baseline should be trained: labels first, or distillation from the start.
 
     python benchmarks/baseline.py --data-dir FOLDER
 
