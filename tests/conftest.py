@@ -6,11 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from nestling.menu import Menu
 
 # Small nets gain nothing from threads, and lose much where other processes want the cores.
 torch.set_num_threads(1)
+
+# The same cases every time, and no statement about time: a busy machine is no failure.
+settings.register_profile(
+    "repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")
