@@ -132,7 +132,7 @@ def train_step(seconds: float) -> dict[str, list[dict[str, Any]]]:
         precise = choose(kind, torch.device("cpu"), net.model)
         net.to(memory_format=precise.memory_format)
         pictures = images.to(memory_format=precise.memory_format)
-        for width in WIDTHS:
+        for width in WIDTHS if kind == "auto" else (0.5,):
             subnet = net.subnet(net.space.spec(width=width)).train()
             plain = alone(width).train()
             plain.to(memory_format=precise.memory_format)
@@ -205,10 +205,10 @@ def joint_step(seconds: float) -> dict[str, list[dict[str, Any]]]:
 def switch(seconds: float) -> dict[str, list[dict[str, Any]]]:
     """Choosing an entry by a budget and picking its module, 99th percentile in microseconds."""
     net = nestling.Supernet(nestling.models.resnet20(), torch.randn(1, 3, 32, 32), step=2)
-    fractions = [0.1 + 0.06 * i for i in range(16)]
+    widths = [0.25 + 0.05 * i for i in range(16)]
     menu = nestling.make_menu(
         net,
-        {f"s{i}": net.space.spec(fraction=f) for i, f in enumerate(fractions)},
+        {f"s{i}": net.space.spec(width=w) for i, w in enumerate(widths)},
         measure=False,
         calibrate=[torch.randn(2, 3, 32, 32)],
     )
@@ -347,6 +347,7 @@ def main() -> None:
         return
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    CACHED.unlink(missing_ok=True)  # of an earlier version, perhaps
     result = kept()
     for name in options.sections:
         print(name, flush=True)

@@ -403,7 +403,7 @@ def _read_table(file: BinaryIO, size: int) -> _Table:
 def _resembles(first: bytes) -> str:
     if first[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         return "it looks like a pickle or torch.save file, which is never opened here; "
-    return "it looks like text; " if first.isascii() else ""
+    return "it looks like text: is this a .nest file? " if first.isascii() else ""
 
 
 # ---------------------------------------------------------------------------- checks

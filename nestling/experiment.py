@@ -146,6 +146,10 @@ def prepare(settings: Settings, reporter: Reporter) -> Prepared:
     torch.manual_seed(settings.seed)
     model = target.make(settings.model, settings.model_args)
     dataset = data.load(settings.data, settings.data_dir)
+    if settings.model == "mlp" and "in_features" not in settings.model_args:
+        torch.manual_seed(settings.seed)
+        fitting = {"in_features": dataset.train_images[0].numel()}
+        model = target.make("mlp", {**settings.model_args, **fitting})
     if settings.weights is not None:
         models.load_weights(model, settings.weights)
     precision.choose(settings.precision, device, model)
@@ -157,7 +161,7 @@ def prepare(settings: Settings, reporter: Reporter) -> Prepared:
         f"data: {dataset.name}, {len(train.labels)} pictures ({shown}) to train on, {wanted} of "
         f"the training set held out, {len(dataset.test_labels)} to test"
     )
-    _check_channels(model, dataset)
+    _check_inputs(model, dataset)
     example = torch.randn(2, *dataset.train_images.shape[1:])
     started = time.perf_counter()
     net = Supernet(model, example, step=settings.step or None)
@@ -304,8 +308,14 @@ def _optimizer(parameters: Any, lr: float) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _check_channels(model: nn.Module, dataset: Dataset) -> None:
+def _check_inputs(model: nn.Module, dataset: Dataset) -> None:
     made, found = models.built(model), dataset.train_images.shape[1]
+    numbers = dataset.train_images[0].numel()
+    if made is not None and made.arguments.get("in_features", numbers) != numbers:
+        raise DataError(
+            f"{made.name} takes {made.arguments['in_features']} numbers a picture, but those of "
+            f"{dataset.name} have {numbers}; give --arg in_features={numbers}"
+        )
     wanted = made.arguments.get("in_channels", found) if made is not None else found
     if made is not None and wanted != found:
         raise DataError(

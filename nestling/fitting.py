@@ -102,7 +102,10 @@ def fit(
 
 
 def _measured(menu: Menu, reporter: Reporter) -> Menu:
-    """Measure latencies, and say which subnets are not offered; training is never lost to it."""
+    """Measure latencies, and say which subnets are not offered; training is never lost to it.
+
+    The verdict is that of one example a call, and says so: another batch may have another one.
+    """
     reporter.say(f"measuring {len(menu)} subnets")
     try:
         menu = menu.measured()
@@ -111,6 +114,7 @@ def _measured(menu: Menu, reporter: Reporter) -> Menu:
     for entry in menu:
         if not entry.offered:
             reporter.say(
-                f"{entry.name} is not offered: another subnet is clearly faster and as accurate"
+                f"with 1 example a call, {entry.name} is not offered: another subnet is clearly "
+                "faster and as accurate"
             )
     return menu

@@ -69,6 +69,20 @@ class Menu:
         near = did_you_mean(name, names)
         raise SpecError(f"the menu has no entry {name!r}{near}; it has {', '.join(names)}")
 
+    def __str__(self) -> str:
+        """Return the entries with their figures, a line each."""
+        rows = [["name", "MACs", "params", self.metric, "offered"]]
+        for entry in self.entries:
+            reached = "-" if entry.accuracy is None else f"{entry.accuracy:.4g}"
+            offered = "yes" if entry.offered else "no"
+            rows.append([entry.name, f"{entry.macs:,}", f"{entry.params:,}", reached, offered])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            f"{row[0]:<{widths[0]}}  "
+            + "  ".join(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+            for row in rows
+        )
+
     @property
     def full(self) -> Entry:
         """The largest entry: what runs when there is no budget."""

@@ -201,9 +201,11 @@ Everything is in {path}: open report.html in a browser; model.nest is the
 model, model.profile.json its latencies; pareto.png and skyline.png are the pictures.
 
 Next, in Python:
-  import nestling, torch
+  import nestling
   model = nestling.load({str(story.folder.model)!r})
-  model(torch.randn({BATCH}, 1, 8, 8), fraction=0.5)  # or latency_ms=, bytes= ...
+  data = nestling.data.load("digits")
+  images, labels = next(iter(data.test_batches({BATCH})))  # normalised as in training
+  scores = model(images, fraction=0.5)  # or latency_ms=, bytes= ...
 and in the shell:
   nestling info {file}
   nestling bench {file} --batch {BATCH}

@@ -158,7 +158,7 @@ def test_the_run_says_what_is_not_offered(small, monkeypatch):
     hidden = [entry.name for entry in menu if not entry.offered]
     assert hidden == [entry.name for entry in menu][1:]
     for name in hidden:
-        assert f"{name} is not offered" in out.getvalue()
+        assert f"with 1 example a call, {name} is not offered" in out.getvalue()
 
 
 def test_a_model_that_cannot_be_measured_is_not_lost(small):

@@ -252,3 +252,10 @@ def test_a_copy_of_a_menu_watches_its_own_weights(small):
 def test_weights_made_in_inference_mode_are_not_watched():
     with torch.inference_mode():
         assert not Versions([torch.zeros(2)]).changed()
+
+
+def test_a_menu_prints_a_line_an_entry(small, net):
+    lines = str(made(small, net, {"half": net.space.spec(width=0.5)})).splitlines()
+    assert lines[0].split() == ["name", "MACs", "params", "accuracy", "offered"]
+    assert [line.split()[0] for line in lines[1:]] == ["full", "half"]
+    assert len({len(line) for line in lines}) == 1

@@ -10,7 +10,14 @@ import typer
 
 from nestling.cli import terminal
 from nestling.cli.options import AsJson, File, examples, read_header_id
-from nestling.report.units import MISSING, human_bytes, human_count, human_ms, human_percent
+from nestling.report.units import (
+    MISSING,
+    human_bytes,
+    human_count,
+    human_list,
+    human_ms,
+    human_percent,
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -61,6 +68,7 @@ def _write(file: Path, found: dict[str, Any]) -> None:
     made = model.get("class") or f"{model['name']}({_arguments(model['arguments'])})"
     terminal.put(f"{file}: {made}")
     facts = {k: v for k, v in found["facts"].items() if isinstance(v, str | int | float)}
+    facts |= {name: text for name in ("mean", "std") if (text := human_list(found["facts"], name))}
     if facts:
         terminal.put(", ".join(f"{name} {value}" for name, value in facts.items()))
     terminal.put()

@@ -6,6 +6,7 @@ import io
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ import typer
 
 from nestling.cli import terminal
 from nestling.cli.options import AsJson, File, ModelArgs, OwnModel, Threads, examples, opened
-from nestling.report.units import human_bytes, human_count, human_ms, human_percent
+from nestling.report.units import human_bytes, human_count, human_list, human_ms, human_percent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,26 +115,38 @@ def _read(source: str, loaded: LoadedModel) -> Tensor:
             "Python with nestling.load"
         )
     dtype: torch.dtype = getattr(torch, wanted.dtype)
+    normalisation = _normalisation(loaded.menu.facts)
+    picture = False
     if source == "-":
         inputs = _array(sys.stdin.buffer.read(), "stdin")
     elif source.endswith(".npy"):
         inputs = _array(_bytes(source), source)
     else:
         inputs = _picture(_bytes(source), source, wanted.shape, loaded.menu.facts)
+        picture = True
     if inputs.dim() == len(wanted.shape) - 1:
         inputs = inputs[None]
     if inputs.dtype != dtype and not (inputs.is_floating_point() and dtype.is_floating_point):
         kind = str(inputs.dtype).removeprefix("torch.")
         raise ModelError(
             f"the model takes {signature}, but {source} holds {kind}; convert it first (pictures: "
-            "scale to 0 to 1 and normalise as in training, or give the picture file itself)"
+            f"scale to 0 to 1 and normalise as in training{normalisation and ', '}{normalisation}, "
+            "or give the picture file itself)"
         )
     if inputs.dim() != len(wanted.shape) or not inputs.numel():
         raise ModelError(
             f"the model takes {signature}, but {source} has the shape {tuple(inputs.shape)}; give "
             "one example or a batch of them"
         )
+    if normalisation and not picture:
+        terminal.say(f"{source}: numbers taken as already normalised, {normalisation}")
     return inputs.to(dtype)
+
+
+def _normalisation(facts: Mapping[str, Any]) -> str:
+    """Return how pictures were normalised in training; empty where the file does not say."""
+    mean, std = human_list(facts, "mean"), human_list(facts, "std")
+    return f"with mean {mean} and std {std}" if mean and std else ""
 
 
 def _bytes(source: str) -> bytes:
@@ -154,11 +167,17 @@ def _array(content: bytes, source: str) -> Tensor:
 
     from nestling.errors import DataError
 
+    if not content.startswith(b"\x93NUMPY"):
+        raise DataError(
+            f"{source} is no .npy array of numbers (its first bytes are not those of the format); "
+            "write it with numpy.save"
+        )
     try:
         return torch.from_numpy(np.load(io.BytesIO(content), allow_pickle=False))
     except (ValueError, EOFError, OSError, TypeError, AttributeError, MemoryError) as error:
         raise DataError(
-            f"{source} is no .npy array of numbers ({error}); write it with numpy.save"
+            f"{source} is no .npy array of numbers (it is damaged, or holds something else); "
+            "write one with numpy.save"
         ) from error
 
 
@@ -188,8 +207,8 @@ def _picture(content: bytes, source: str, shape: tuple[int, ...], facts: Any) ->
         opened = Image.open(io.BytesIO(content)).convert(modes[channels])
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(
-            f"{source} is no picture that Pillow can read ({error}); give a PNG or JPEG, or a "
-            ".npy file"
+            f"{source} is no picture that Pillow can read{_reason(error)}; give a PNG or JPEG, or "
+            "a .npy file"
         ) from error
     height, width = shape[2:]
     if opened.size != (width, height):
@@ -200,6 +219,11 @@ def _picture(content: bytes, source: str, shape: tuple[int, ...], facts: Any) ->
     pixels = torch.from_numpy(np.asarray(opened, dtype=np.float32).copy()) / 255
     planes = pixels.reshape(height, width, channels).permute(2, 0, 1)
     return (planes - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+
+
+def _reason(error: Exception) -> str:
+    """Return Pillow's reason in brackets, unless it names nothing but our own buffer."""
+    return "" if "BytesIO" in str(error) else f" ({error})"
 
 
 def _are_numbers(values: Any, count: int) -> bool:

@@ -160,6 +160,7 @@ def _use(page: Page) -> str:
         "import nestling",
         "",
         f"model = nestling.load({json.dumps(file)})",
+        *_inputs(page.facts),
         f"outputs = model(inputs, {budget})  # or {others}",
         f"outputs = model(inputs, subnet={json.dumps(smallest.name)})  # or by name",
     ]
@@ -170,6 +171,20 @@ def _use(page: Page) -> str:
         f"nestling run {quoted} INPUT --fraction 0.5  # a picture or a .npy file",
     ]
     return _code("Python", python) + _code("Shell", shell)
+
+
+def _inputs(facts: Mapping[str, str]) -> list[str]:
+    """Return the lines that make real inputs, where the menu was made on a data set of ours.
+
+    As many as were measured a call, so that a latency budget has an answer.
+    """
+    if "data" not in facts or "mean" not in facts:
+        return []
+    batch = facts.get("batch", "64")
+    return [
+        f"data = nestling.data.load({json.dumps(facts['data'])})",
+        f"inputs, labels = next(iter(data.test_batches({batch})))  # normalised as in training",
+    ]
 
 
 def _code(language: str, lines: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from nestling.entry import Entry
 from nestling.menu import Menu
 from nestling.profile import Key, machine
 from nestling.report.rows import Page, Row
+from nestling.report.units import human_list
 
 
 def page_of(
@@ -43,6 +44,7 @@ def page_of(
 
     ranked = sorted(menu, key=lambda entry: -entry.macs)
     told = {name: str(value) for name, value in menu.facts.items() if isinstance(value, str | int)}
+    told |= {name: numbers for name in ("mean", "std") if (numbers := human_list(menu.facts, name))}
     conditions = (
         {"batch": str(key.batch), "threads": str(key.threads)} if key is not None and table else {}
     )

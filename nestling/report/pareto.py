@@ -28,7 +28,7 @@ from nestling.report.picture import (
     write_heading,
 )
 from nestling.report.rows import Page, Row
-from nestling.report.units import human_count
+from nestling.report.units import human_count, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -266,11 +266,21 @@ def _write_notes(
         lines.append(f"Not shown, not measured: {', '.join(absent)}")
     if unlabelled:
         lines.append(f"No room for {len(unlabelled)} names: {', '.join(unlabelled)}")
-    setting = {key: page.facts[key] for key in ("batch", "threads") if key in page.facts}
-    machine = ", ".join(f"{key} {value}" for key, value in {**page.machine, **setting}.items())
+    machine = _machine(page)
     if machine and figures.is_timed(page):
         lines.append(f"Measured on: {machine}")
     height = figure.get_size_inches()[1]
     for n, line in enumerate(reversed(lines)):
         words = legible(line, 118)
         figure.text(_LEFT / 8, (0.1 + 0.15 * n) / height, words, **lettering(7.5, MUTED))
+
+
+def _machine(page: Page) -> str:
+    """Return what decides a latency, in a line that fits; the report lists all the rest."""
+    setting = {key: page.facts[key] for key in ("batch", "threads") if key in page.facts}
+    known = {**page.machine, **setting}
+    names = [known[key] for key in ("processor", "gpu") if key in known]
+    counts = [
+        f"{key} {known[key]}" for key in ("cores", "threads", "torch", "batch") if key in known
+    ]
+    return ", ".join([*(shorten(name, 40) for name in names), *counts])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 MISSING = "–"
 
@@ -116,3 +118,16 @@ def shorten(text: str, limit: int) -> str:
 
 def _short(value: float) -> str:
     return f"{value:.{2 if value < 0.995 else 1 if value < 99.95 else 0}f}"
+
+
+def human_list(facts: Mapping[str, Any], name: str) -> str:
+    """Return a fact that is a list of numbers as text; empty where there is no such fact.
+
+    Example:
+        >>> human_list({"mean": [0.30529, 0.5]}, "mean")
+        '0.3053, 0.5'
+    """
+    values = facts.get(name)
+    if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
+        return ""
+    return ", ".join(f"{value:.4g}" for value in values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from nestling import modelfile
 from nestling.batch import shapes, size
 from nestling.entry import Entry
-from nestling.errors import BudgetError, DataError, ModelError, NestlingError
+from nestling.errors import BudgetError, DataError, ModelError, NestlingError, did_you_mean
 from nestling.menu import Menu, backend
 from nestling.runtime.choice import Ladder, choose_within
 
@@ -93,9 +94,11 @@ class LoadedModel:
             batch: examples in the call, for `latency_ms`.
 
         Raises:
-            BudgetError: no entry is that cheap (the message names the closest), or no latency was
-                measured on this device with this batch and number of threads.
+            BudgetError: no entry is that cheap (the message names the closest), a fraction is above
+                1, or no latency was measured on this device with this batch and number of threads.
         """
+        if fraction is not None:
+            _check_share(fraction)
         budgets = zip(COSTS, (fraction, latency_ms, macs, params, bytes), strict=True)
         limits = [
             (self._timed_ladder(batch) if cost == "latency_ms" else self._ladders[cost], budget)
@@ -169,7 +172,7 @@ class LoadedModel:
         except Exception as error:
             raise ModelError(
                 f"the model takes inputs like {self.menu.net.signature}, and fails on "
-                f"{shapes((args, kwargs))}: {error}"
+                f"{shapes((args, kwargs))}: {error}{self._meant(kwargs)}"
             ) from error
         _check_finite(outputs, args, kwargs)
         return outputs
@@ -182,6 +185,13 @@ class LoadedModel:
     def __repr__(self) -> str:
         names = ", ".join(entry.name for entry in self.menu)
         return f"LoadedModel of {type(self.menu.net.model).__name__}: {names}"
+
+    def _meant(self, kwargs: Mapping[str, Any]) -> str:
+        """Return a suggestion where a keyword that the model does not know resembles a budget."""
+        known = dict(self.menu.net.signature.kwargs)
+        unknown = [name for name in kwargs if name not in known]
+        near = (did_you_mean(name, [*COSTS, "subnet"]) for name in unknown)
+        return next(filter(None, near), "")
 
     def _timed_ladder(self, batch: int) -> Ladder:
         place = (batch, torch.get_num_threads())
@@ -201,6 +211,24 @@ class LoadedModel:
             ladder = Ladder.of("latency_ms", offered, prices)
             self._timed[place] = ladder
         return ladder
+
+
+def _check_share(fraction: Any) -> None:
+    """Refuse a fraction above 1; what is no number at all is refused by the ladder.
+
+    Raises:
+        BudgetError: it is above 1, such as a percentage.
+    """
+    try:
+        above = bool(fraction > 1)
+    except (TypeError, ValueError, RuntimeError):
+        return
+    if above:
+        percent = f"for {fraction:g} % write {fraction / 100:g}" if fraction <= 100 else ""
+        raise BudgetError(
+            f"fraction= is a share above 0 and at most 1, but it is {fraction:g}; "
+            f"{percent or 'for the full net write 1'}"
+        )
 
 
 def _check_finite(outputs: Any, args: Any, kwargs: Any) -> None:

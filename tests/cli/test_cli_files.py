@@ -50,6 +50,8 @@ def test_info_text(nestling, copy):
     said = nestling("info", copy)
     assert said.code == 0
     assert "digits_resnet(" in said.out
+    assert "mean 0.3" in said.out
+    assert "std 0.3" in said.out
     assert "full" in said.out
     assert max(map(len, said.out.splitlines()[2:6])) <= 100
 
@@ -154,12 +156,14 @@ def test_run_a_batch(nestling, copy, digits):
     assert said.code == 0
     assert len(said.out.splitlines()) == 3
     assert "subnet m" in said.err
+    assert "numbers taken as already normalised, with mean 0.3" in said.err
 
 
 def test_run_a_picture_as_in_training(nestling, copy, picture, digits):
     one = json.loads(nestling("run", copy, picture, "--json").out)
     many = json.loads(nestling("run", copy, digits, "--json").out)
     assert one["subnet"]["name"] == "full"
+    assert "already normalised" not in nestling("run", copy, picture).err
     top, same = one["results"][0]["top"], many["results"][0]["top"]
     assert [each["class"] for each in top] == [each["class"] for each in same]
     assert len(top) == 5
@@ -195,12 +199,15 @@ def test_run_refuses_bad_inputs(nestling, copy, tmp_path):
     assert saved(np.zeros((2, 3, 8, 8), np.float32)).failed("(2, 3, 8, 8)")
     assert saved(np.zeros((8,), np.float32)).failed("(8,)")
     assert saved(np.zeros((0, 1, 8, 8), np.float32)).failed("(0, 1, 8, 8)")
-    assert saved(np.zeros((2, 1, 8, 8), np.uint8)).failed("uint8", "normalise")
+    assert saved(np.zeros((2, 1, 8, 8), np.uint8)).failed("uint8", "normalise", "with mean 0.3")
     assert saved(np.full((2, 1, 8, 8), np.nan, np.float32)).failed("NaN")
     assert saved(np.array(["text"])).failed("no .npy array of numbers")
     assert saved(np.array([{}], dtype=object)).failed("no .npy array of numbers")
     (tmp_path / "x.png").write_bytes(b"no picture")
-    assert nestling("run", copy, tmp_path / "x.png").failed("no picture")
+    assert nestling("run", copy, tmp_path / "x.png").failed("no picture that Pillow can read;")
+    file.write_text("some words")
+    assert nestling("run", copy, file).failed("its first bytes are not those of the format")
+    assert nestling("run", file, file).failed("is this a .nest file?")
     assert nestling("run", copy, tmp_path / "none.npy").failed("none.npy")
     buffer = io.BytesIO()
     np.save(buffer, np.zeros((2, 1, 8, 8), np.float32))
@@ -215,6 +222,7 @@ def test_run_refuses_bad_budgets(nestling, copy, digits):
     assert both.failed("--subnet", "fraction")
     assert nestling("run", copy, digits, "--fraction", 0.5, "--macs", 1).failed("macs")
     assert nestling("run", copy, digits, "--fraction", "nan").failed("nan")
+    assert nestling("run", copy, digits, "--fraction", 50).failed("for 50 % write 0.5")
 
 
 def test_ones_own_class_is_named(nestling, trained_own, own_file, digits):

@@ -109,6 +109,10 @@ def test_nothing_to_resume(nestling, tmp_path):
         ((*TINY, "--held-out", 5000), ("5000",)),
         (("--model", "resnet20", "--data", "digits"), ("--arg in_channels=1",)),
         (
+            ("--model", "mlp", "--data", "digits", "--arg", "in_features=784"),
+            ("mlp", "--arg in_features=64"),
+        ),
+        (
             ("--model", "digits_resnet", "--arg", "num_classes=4", "--data", "digits"),
             ("(batch, 10)",),
         ),
@@ -159,3 +163,12 @@ def test_a_diverged_training_says_so(nestling, tmp_path):
                     "--out", tmp_path / "run")  # fmt: skip
     if said.code:
         assert said.failed("diverged", "learning rate")
+
+
+def test_an_mlp_takes_as_many_numbers_as_the_pictures_have():
+    from nestling import experiment
+    from nestling.progress import Reporter
+
+    settings = experiment.Settings("mlp", "digits", {"hidden": [16]})
+    net = experiment.prepare(settings, Reporter(quiet=True)).net
+    assert net.signature.args[0].shape[1:] == (1, 8, 8)

@@ -142,3 +142,10 @@ def test_a_picture_that_is_none_is_refused(small, tmp_path):
     with pytest.raises(FileError, match="save it as PNG"):
         report_html(small, {"Pareto": tmp_path / "no.png"}, tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
+
+
+def test_the_use_starts_from_real_inputs(small, tmp_path):
+    page = replace(small, facts={**small.facts, "data": "digits", "mean": "0.3053"})
+    code = read(report_html(page, {}, tmp_path / "r.html")).text["code"]
+    assert 'data = nestling.data.load("digits")' in code
+    assert "next(iter(data.test_batches(1)))" in code

@@ -90,3 +90,14 @@ def test_importing_the_report_loads_no_matplotlib_and_drawing_no_pyplot(tmp_path
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_machine_line_fits(small):
+    from nestling.report.pareto import _machine
+
+    machine = {"processor": "x" * 99, "cores": "2", "threads": "1", "torch": "2.9.0+cu130"}
+    page = replace(small, machine={**machine, "system": "y" * 99, "gpu": "NVIDIA H200"})
+    line = _machine(page)
+    assert line.endswith("NVIDIA H200, cores 2, threads 2, torch 2.9.0+cu130, batch 1")
+    assert len(f"Measured on: {line}") <= 118
+    assert _machine(small) == "threads 2, batch 1"

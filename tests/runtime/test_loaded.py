@@ -218,3 +218,17 @@ def test_a_model_that_is_tuned_goes_on(menu, small):
     assert model(images, fraction=0.9).shape == (2, 3)
     with pytest.raises(SpecError, match="weights changed"):
         model.measured()
+
+
+def test_a_fraction_is_no_percentage(model, small):
+    with pytest.raises(BudgetError, match="but it is 50; for 50 % write"):
+        model.choose(fraction=50)
+    with pytest.raises(BudgetError, match="at most 1, but it is inf; for the full net write 1"):
+        model(small.pictures(2)[0], fraction=float("inf"))
+    with pytest.raises(BudgetError, match="fraction= is a number"):
+        model.choose(fraction="x")
+
+
+def test_a_misspelt_budget_is_suggested(model, small):
+    with pytest.raises(ModelError, match="did you mean 'latency_ms'"):
+        model(small.pictures(2)[0], latncy_ms=8)
