@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+from nestling import container
 from nestling.errors import FileError
 from nestling.report import figures
 from nestling.report.page import FRAME
@@ -26,7 +27,6 @@ from nestling.report.units import (
     human_share,
     human_times,
 )
-from nestling.report.writing import write_whole
 
 _COLUMN = 1112  # pixels of the page's text column (72rem less its padding)
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -60,7 +60,8 @@ def report_html(
         "facts": _facts("How it was made", page.facts),
         "machine": _facts("Where it was measured", page.machine),
     }
-    return write_whole(path, Template(FRAME).substitute(parts).encode())
+    container.write_atomically(path, Template(FRAME).substitute(parts).encode())
+    return Path(path)
 
 
 def _table(page: Page) -> str:

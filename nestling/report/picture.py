@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nestling import container
 from nestling.report.units import shorten
-from nestling.report.writing import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +48,8 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     buffer = io.BytesIO()
     canvas: Any = FigureCanvasAgg(figure)  # print_png has no type annotations
     canvas.print_png(buffer, metadata={"Software": "nestling"})
-    return write_whole(path, buffer.getvalue())
+    container.write_atomically(path, buffer.getvalue())
+    return Path(path)
 
 
 def lettering(size: float, color: str = INK, **more: Any) -> dict[str, Any]:
