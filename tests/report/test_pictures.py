@@ -68,7 +68,7 @@ def test_skyline_keeps_many_axes_within_its_width(small, tmp_path):
 
 @pytest.mark.parametrize("draw", [pareto, skyline])
 def test_a_missing_folder_is_a_file_error(draw, small, tmp_path):
-    with pytest.raises(FileError, match="make the folder .* first"):
+    with pytest.raises(FileError, match=r"make the folder .* first"):
         draw(small, tmp_path / "nowhere" / "p.png")
 
 
