@@ -10,15 +10,16 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from nestling.axes.discovery import discover
 from nestling.axes.proof import Prover, double
+from nestling.axes.structure import tensors_in
 from nestling.axes.tracer import run
 from nestling.errors import ModelError, SpecError, did_you_mean
 from nestling.spec import Frozen, Space
 from nestling.subnet import keeps_statistics
+from nestling.weights import tensors_of
 
 __all__ = [
     "check_model",
@@ -98,7 +99,7 @@ def _without_single(space: Space, prover: Prover, step: int | Mapping[str, int] 
 
 def with_itemsizes(space: Space, model: nn.Module) -> Space:
     """Return the space with the bytes of the user's dtypes (the proof ran in float64)."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors = tensors_of(model)
     layouts = {
         name: replace(layout, itemsize=tensors[name].element_size())
         for name, layout in space.layouts.items()
@@ -176,33 +177,23 @@ def first_run(model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> 
     try:
         returned = run(model, args, kwargs, None)
     except Exception as error:
-        shapes = [tuple(a.shape) for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
+        shapes = [tuple(tensor.shape) for tensor in tensors_in((args, kwargs))]
         raise ModelError(
             f"{type(model).__name__} fails in its own forward on the example inputs "
             f"(shapes {shapes}): {type(error).__name__}: {error}; give Supernet inputs that the "
             "model accepts"
         ) from error
-    if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(_plain(returned))):
+    if not tensors_in(returned):
         raise ModelError(
             f"{type(model).__name__} returns no tensor (it returns {type(returned).__name__}), so "
             "nothing can be proven; return tensors, or pick them with outputs="
         )
 
 
-def _plain(returned: Any) -> Any:
-    return (
-        vars(returned)
-        if hasattr(returned, "__dict__")
-        and not isinstance(returned, Tensor)
-        and not isinstance(returned, Mapping)
-        else returned
-    )
-
-
 def picker(outputs: Any) -> Callable[[Any], Any]:
     """Return the function that picks the needed outputs from what the model returns."""
     if outputs is None:
-        return _plain
+        return lambda returned: returned
     if callable(outputs):
         return lambda returned: outputs(returned)
     keys = outputs if isinstance(outputs, (list, tuple)) else [outputs]

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map
 from nestling.axes.structure import tensors_in
 from nestling.axes.tracer import run
 from nestling.errors import ModelError
+from nestling.weights import tensors_of
 
 
 def double(model: nn.Module, inputs: Any) -> tuple[nn.Module, Any]:
@@ -93,7 +94,7 @@ def refuse_unsuitable(model: nn.Module) -> None:
                 f"the model is compiled ({where} comes from torch.compile), which hides its code; "
                 "pass the plain model (compiled._orig_mod) and compile the subnets instead"
             )
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    for name, tensor in tensors_of(model).items():
         if tensor.is_meta:
             raise ModelError(
                 f"{name!r} is on the meta device and has no values, so nothing can be proven; "

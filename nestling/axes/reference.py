@@ -23,6 +23,7 @@ from nestling.axes.structure import tensors_in
 from nestling.axes.tracer import Trace, run
 from nestling.extent import Counts
 from nestling.spec import Space
+from nestling.weights import tensors_of
 
 
 class OtherPath(Exception):
@@ -56,7 +57,7 @@ def run_permuted(
 ) -> Any:
     """Run the full model with its units in another order."""
     moved: dict[str, Tensor] = {}
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    for name, tensor in tensors_of(model).items():
         for dim, extent in enumerate(space.layouts[name].extents):
             if not orders.keys().isdisjoint(extents.axes_of(extent)):
                 index = torch.tensor(extents.permuted(extent, orders), device=tensor.device)

@@ -21,6 +21,7 @@ from nestling.axes import expression as algebra
 from nestling.axes.expression import Expression, Reason, constant, live
 from nestling.axes.rules import RULES, Rule, lookup
 from nestling.axes.structure import tensors_in
+from nestling.weights import tensors_of
 
 PLAIN_REASON = Reason(algebra.PLAIN)
 
@@ -205,9 +206,8 @@ def trace(
     record = Trace()
     for tensor in tensors_in((args, kwargs)):
         record.put(tensor, [constant(n, "size of an input") for n in tensor.shape])
-    held: dict[str, Tensor] = {}
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        held[name] = tensor
+    held = tensors_of(model)
+    for name, tensor in held.items():
         loose = tensor.is_floating_point()
         record.put(
             tensor,
