@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nestling import extent as extents
+from nestling import passage as passages
 from nestling.extent import Along, Concat, Extent, Fixed, Product
-from nestling.spec import Attribute, Axis, Frozen, Layout, Space, Work
+from nestling.spec import Attribute, Axis, Block, Frozen, Layout, Space, Work
 
 LARGEST = 1 << 40  # no size, count or figure in a header is larger
 MANY = 1_000_000  # nor has any list more items
@@ -41,6 +42,10 @@ def space_to_json(space: Space) -> dict[str, Any]:
             for work in space.works
         ],
         "notes": list(space.notes),
+        "blocks": [
+            [block.module, block.axis, block.place, passages.to_json(block.passage)]
+            for block in space.blocks
+        ],
     }
 
 
@@ -70,7 +75,8 @@ def space_from_json(value: Any) -> Space:
         for parameter, dim, size, op, module, reason in items(value["frozen"])
     ]
     notes = tuple(prose(note) for note in items(value["notes"]))
-    return Space(axes, tuple(frozen), layouts, tuple(attributes), tuple(works), notes)
+    blocks = tuple(_block(row, axes) for row in items(value.get("blocks", [])))
+    return Space(axes, tuple(frozen), layouts, tuple(attributes), tuple(works), notes, blocks)
 
 
 def permutation(value: Any, size: int) -> tuple[int, ...]:
@@ -142,6 +148,13 @@ def _axis(row: Any) -> Axis:
     if allowed[-1] != number(size):
         raise ValueError(f"size of axis {_short(key)}")
     return Axis(name(key), size, name(kind), allowed, outer is True)
+
+
+def _block(row: Any, axes: Mapping[str, Axis]) -> Block:
+    module, axis, place, passage = row
+    if axis not in axes or axes[axis].kind != "depth" or number(place) >= axes[axis].size:
+        raise ValueError(f"a block of the unknown depth axis {_short(axis)}")
+    return Block(name(module), axis, place, passages.from_json(passage))
 
 
 def _layout(row: Any, axes: Mapping[str, Axis]) -> Layout:

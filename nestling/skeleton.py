@@ -76,6 +76,20 @@ def copy_skeleton(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return twin
 
 
+def copy_attributes(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:
+    """Return a copy of what a module holds besides its parameters, buffers and parts.
+
+    Args:
+        module: whose attributes are copied.
+        memo: as for `copy_skeleton`.
+    """
+    return {
+        key: _copy_part(key, value, memo)
+        for key, value in module.__dict__.items()
+        if key not in (_DROPPED, "_modules", *_TENSORS)
+    }
+
+
 def _copy_part(key: str, value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
     if kind in _ATOMIC_TYPES:

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Integral, Real
 from typing import Any
 
 from nestling import extent as extents
+from nestling.description import describe
 from nestling.errors import BudgetError, SpecError, did_you_mean
 from nestling.extent import Along, Counts, Extent, Fixed
+from nestling.passage import Passage
 
 WIDE = 128  # axes of at least this size go in steps of 16, narrower ones in steps of 8
+ORDERED = ("depth", "bits")  # kinds whose units have an order of their own, which nothing changes
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,11 @@ class Axis:
     def nearest(self, units: float) -> int:
         """Return the allowed count nearest to a number of units; the larger one of two."""
         return min(self.counts, key=lambda count: (abs(count - units), -count))
+
+    @property
+    def ordered(self) -> bool:
+        """Whether its units have an order of their own, so that rankers skip it."""
+        return self.kind in ORDERED
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,23 @@ class Attribute:
     name: str
     index: int | None
     extent: Extent
+
+
+@dataclass(frozen=True)
+class Block:
+    """A residual block that subnets of less depth pass by.
+
+    Attributes:
+        module: its path.
+        axis: the depth axis of its stage.
+        place: how many blocks of the stage come before it: it is kept by counts above that.
+        passage: what it returns when it is passed by.
+    """
+
+    module: str
+    axis: str
+    place: int
+    passage: Passage
 
 
 @dataclass(frozen=True)
@@ -164,6 +189,8 @@ class Space:
         layouts: parameter or buffer name to what its dimensions are made of.
         attributes: the modules' size attributes that follow the axes.
         works: where multiply-accumulates are spent, for one example.
+        notes: what the proof has to say.
+        blocks: the residual blocks that subnets of less depth pass by.
     """
 
     axes: Mapping[str, Axis]
@@ -172,6 +199,7 @@ class Space:
     attributes: Sequence[Attribute]
     works: Sequence[Work]
     notes: Sequence[str] = field(default=())
+    blocks: Sequence[Block] = field(default=())
 
     # -- specs --------------------------------------------------------------------------------
 
@@ -253,23 +281,63 @@ class Space:
 
     def macs(self, spec: Counts) -> int:
         """Return the multiply-accumulates of a forward run for one example."""
-        return sum(work.macs(spec) for work in self.works)
+        absent = self.absent(spec)
+        return sum(work.macs(spec) for work in self.works if not absent(work.module))
 
     def params(self, spec: Counts) -> int:
         """Return the number of parameters."""
-        parameters = (layout for layout in self.layouts.values() if layout.parameter)
-        return sum(math.prod(layout.shape(spec)) for layout in parameters)
+        layouts = self.present(spec).values()
+        return sum(math.prod(layout.shape(spec)) for layout in layouts if layout.parameter)
 
     def bytes(self, spec: Counts) -> int:
         """Return the bytes of all parameters and buffers of the subnet as a net of its own."""
-        return sum(
-            math.prod(layout.shape(spec)) * layout.itemsize for layout in self.layouts.values()
-        )
+        layouts = self.present(spec).values()
+        return sum(math.prod(layout.shape(spec)) * layout.itemsize for layout in layouts)
+
+    # -- depth --------------------------------------------------------------------------------
+
+    def passed(self, spec: Counts) -> list[Block]:
+        """Return the blocks that a spec passes by."""
+        return [
+            block
+            for block in self.blocks
+            if spec.get(block.axis, self.axes[block.axis].size) <= block.place
+        ]
+
+    def absent(self, spec: Counts) -> Callable[[str], bool]:
+        """Return a function that tells whether a module, parameter or buffer is in a passed block.
+
+        Args:
+            spec: counts by axis name.
+        """
+        passed = {block.module for block in self.passed(spec)}
+        if not passed:
+            return lambda path: False
+        return lambda path: not passed.isdisjoint(self._blocks_around(path))
+
+    def present(self, spec: Counts) -> Mapping[str, Layout]:
+        """Return the layouts of the parameters and buffers that a spec leaves."""
+        absent = self.absent(spec)
+        return {name: layout for name, layout in self.layouts.items() if not absent(name)}
+
+    def _blocks_around(self, path: str) -> tuple[str, ...]:
+        """Return the blocks that a tensor or module is, or is in."""
+        found = self._around.get(path)
+        if found is None:
+            blocks = {block.module for block in self.blocks}
+            parts = path.split(".")
+            above = (".".join(parts[:length]) for length in range(1, len(parts) + 1))
+            found = self._around[path] = tuple(name for name in above if name in blocks)
+        return found
+
+    @cached_property
+    def _around(self) -> dict[str, tuple[str, ...]]:
+        return {}  # fills as it is asked
 
     # -- what it looks like -------------------------------------------------------------------
 
     def touches(self, name: str) -> list[tuple[str, int]]:
-        """Return the (parameter or buffer, dimension) pairs that an axis cuts."""
+        """Return the (parameter or buffer, dimension) pairs that an axis cuts; none for depth."""
         return [
             (tensor, dim)
             for tensor, layout in self.layouts.items()
@@ -310,7 +378,10 @@ class Space:
         ]
         frozen = [*self.frozen, *rows]
         axes = {key: axis for key, axis in self.axes.items() if key != name}
-        space = replace(self, axes=axes, frozen=frozen)
+        blocks = tuple(block for block in self.blocks if block.axis != name)
+        fixed = len(blocks) < len(self.blocks)
+        notes = (*self.notes, f"{name} is frozen: {why.reason}") if fixed else self.notes
+        space = replace(self, axes=axes, frozen=frozen, blocks=blocks, notes=notes)
         return space._substituted(lambda at: Fixed(at.size) if at.axis == name else at)
 
     def tied(self, names: Sequence[str]) -> Space:
@@ -332,9 +403,25 @@ class Space:
         counts = tuple(sorted(common))
         axes = {key: axis for key, axis in self.axes.items() if key == first or key not in names}
         axes[first] = replace(axes[first], counts=counts)
-        return replace(self, axes=axes)._substituted(
+        blocks = tuple(
+            replace(block, axis=first) if block.axis in names else block for block in self.blocks
+        )
+        return replace(self, axes=axes, blocks=blocks)._substituted(
             lambda at: Along(first, at.size) if at.axis in names else at
         )
+
+    def become(self, tie: Mapping[str, Extent]) -> Space:
+        """Return the space in which axes became other ones, or are made up of several others.
+
+        An axis that others become allows the counts that all of them allow.
+        """
+        axes = {name: axis for name, axis in self.axes.items() if name not in tie}
+        for name, extent in tie.items():
+            if isinstance(extent, Along):
+                other = axes[extent.axis]
+                common = tuple(n for n in other.counts if n in self.axes[name].counts)
+                axes[extent.axis] = replace(other, counts=common)
+        return replace(self, axes=axes)._substituted(lambda at: tie.get(at.axis, at))
 
     def _substituted(self, change: Any) -> Space:
         def apply(items: tuple[Extent, ...]) -> tuple[Extent, ...]:
@@ -369,34 +456,6 @@ def allowed_counts(size: int, kind: str, step: int | None) -> tuple[int, ...]:
         else:
             step = 1 << max(0, (size // 2).bit_length() - 1)
     return (*range(step, size, step), size)
-
-
-def describe(space: Space) -> str:
-    """Return the report on a space as text: the axes, then what is frozen and why."""
-    width = max((len(name) for name in space.axes), default=4)
-    lines = [
-        f"{len(space.axes)} elastic axes, {space.elastic_share():.0%} of the parameters; "
-        f"{len(space.frozen)} frozen dimensions"
-    ]
-    for name, axis in space.axes.items():
-        low, gathers = axis.counts[0], len(space.gathers(name))
-        steps = axis.counts[1] - low if len(axis.counts) > 1 else 0
-        lines.append(
-            f"  {name:<{width}}  {axis.kind:<9} {axis.size:>5}  {low} to {axis.size} "
-            f"in steps of {steps}; cuts {len(space.touches(name))} tensors"
-            + (f", {gathers} by gathering" if gathers else "")
-        )
-    reasons: dict[tuple[str, str, str], list[Frozen]] = {}
-    for row in space.frozen:
-        reasons.setdefault((row.reason, row.op, row.module), []).append(row)
-    if reasons:
-        lines.append("frozen:")
-    for (reason, op, module), rows in reasons.items():
-        names = ", ".join(f"{row.parameter}[{row.dim}]" for row in rows[:3])
-        more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
-        where = f" ({op} in {module})" if op and module else f" ({op})" if op else ""
-        lines.append(f"  {names}{more}: {reason}{where}")
-    return "\n".join([*lines, *space.notes])
 
 
 def _unknown_axis(space: Space, name: str) -> str:

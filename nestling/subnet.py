@@ -24,7 +24,8 @@ from nestling import extent as extents
 from nestling.cut import Cut
 from nestling.errors import SpecError, UncalibratedWarning
 from nestling.extent import Counts
-from nestling.skeleton import copy_skeleton
+from nestling.passage import passed_by
+from nestling.skeleton import copy_attributes, copy_skeleton
 from nestling.spec import Attribute, Space
 from nestling.tether import GatherTether, SharedGradient, Tether, tether
 
@@ -177,15 +178,23 @@ def build(
     full = all(counts.get(name, axis.size) == axis.size for name, axis in space.axes.items())
     tie = Binding(dict(counts), order, full)
     memo: dict[int, Any] = {id(t): t for t in _loose_tensors(model)}
+    absent = space.absent(counts)
     with torch.inference_mode(False):
         for name, parameter in model.named_parameters():
+            if absent(name):
+                continue
             cut = Cut.of(space.layouts[name], counts)
             memo[id(parameter)], tie.parameters[name] = tether(gradients[name], cut)
         for name, buffer in model.named_buffers():
+            if absent(name):
+                continue
             cut = Cut.of(space.layouts[name], counts)
             memo[id(buffer)] = _own_buffer(tie, name, buffer, cut, name in private)
+        for passed in space.passed(counts):
+            block = model.get_submodule(passed.module)
+            memo[id(block)] = passed_by(block, passed.passage, copy_attributes(block, memo))
         subnet = copy_skeleton(model, memo)
-    set_attributes(subnet, space.attributes, counts)
+    set_attributes(subnet, [a for a in space.attributes if not absent(a.module)], counts)
     if not full:
         for module in subnet.modules():
             module.__dict__.pop(_BUILDER, None)  # it would build the full net

@@ -415,7 +415,13 @@ def _uncompiled(module: nn.Module) -> nn.Module:
 def _checked_order(space: Space, name: str, order: Sequence[int]) -> tuple[int, ...]:
     if name not in space.axes:
         raise SpecError(f"cannot reorder the unknown axis {name!r}{did_you_mean(name, space.axes)}")
-    size = space.axes[name].size
+    axis = space.axes[name]
+    if axis.ordered and list(order) != list(range(axis.size)):
+        raise SpecError(
+            f"axis {name!r} is of kind {axis.kind}, whose units have an order of their own that "
+            "nothing changes; leave it out of the orders"
+        )
+    size = axis.size
     units = tuple(int(unit) for unit in order)
     if sorted(units) != list(range(size)):
         raise SpecError(

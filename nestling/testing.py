@@ -23,7 +23,10 @@ from nestling.axes.discovery import discover
 from nestling.axes.expression import Atom
 from nestling.axes.preparation import double
 from nestling.axes.reference import Replayer, cut, run_masked
+from nestling.axes.residual import dropped
+from nestling.axes.scales import Follows, Numbers, can_follow, followed
 from nestling.axes.structure import tensors_in
+from nestling.axes.tracer import run
 from nestling.errors import UncalibratedWarning
 from nestling.extent import Along, Counts, Extent
 from nestling.spec import Space, Spec
@@ -79,7 +82,8 @@ def check_order(net: Supernet, *inputs: Any, seed: int = 0, **kwargs: Any) -> No
     own, inputs, kwargs = _wide(net, inputs, kwargs)
     before = _outputs(own.model, inputs, kwargs)
     draw = random.Random(seed)
-    orders = {n: draw.sample(range(a.size), a.size) for n, a in own.space.axes.items()}
+    loose = {name: axis for name, axis in own.space.axes.items() if not axis.ordered}
+    orders = {n: draw.sample(range(a.size), a.size) for n, a in loose.items()}
     own.reorder(orders)
     after = _outputs(own.model, inputs, kwargs)
     _assert_close(after, before, f"reordering the axes {list(orders)} changes the output")
@@ -142,17 +146,30 @@ class _Masked:
     def __init__(self, net: Supernet, inputs: Sequence[Any], kwargs: dict[str, Any]) -> None:
         self.net, self.inputs, self.kwargs = net, inputs, kwargs
         found = discover(net.model, inputs, kwargs)
-        self.trace = found.trace
+        self.trace, self.steps = found.trace, found.steps
         self.owners = dict(_owners(found.space, net.space, found.atoms))
+        self.follows = self._follows()
         self.results = [found.trace.of(tensor) for tensor in found.outputs]
 
     def outputs(self, counts: Counts) -> list[Tensor]:
         """Return what it computes for some counts, cut to the kept units where they come out."""
         kept = {atom: counts[name] for atom, name in self.owners.items()}
-        mode = Replayer(self.trace, kept)
+        passed = dropped(self.steps, self.net.space, counts)
+        mode = Replayer(self.trace, kept, passed, self.follows)
         value = run_masked(self.net.model, self.inputs, self.kwargs, self.net.space, counts, mode)
         pairs = zip(tensors_in(value), self.results, strict=True)
         return [cut(tensor.detach().clone(), dims, kept) for tensor, dims in pairs]
+
+
+    def _follows(self) -> Follows:
+        """Return which numbers subnets compute from their kept sizes (`nestling.axes.scales`)."""
+        least = {n: a.counts[0] for n, a in self.net.space.axes.items() if a.kind != "depth"}
+        kept = {atom: least[name] for atom, name in self.owners.items() if name in least}
+        if not can_follow(self.trace.scales, kept):
+            return {}
+        numbers, subnet = Numbers(), self.net.subnet(self.net.space.spec(least)).eval()
+        _quiet(lambda: run(subnet, self.inputs, self.kwargs, numbers))
+        return followed(self.trace.scales, numbers.found, kept)
 
 
 def _owners(found: Space, proven: Space, atoms: Mapping[str, Atom]) -> Iterator[tuple[Atom, str]]:

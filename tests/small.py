@@ -207,6 +207,13 @@ def train(kind, checkpoint, *, resume=False, kill=None, number=signal.SIGTERM, *
     return net, menu
 
 
+def shuffled(space, seed=0):
+    """Random orders of all axes that have no order of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    loose = {name: axis.size for name, axis in space.axes.items() if not axis.ordered}
+    return {name: torch.randperm(n, generator=generator).tolist() for name, n in loose.items()}
+
+
 def main():
     """`python small.py KIND FOLDER STEP SIGNAL`: train until the signal comes in that step."""
     torch.set_num_threads(1)

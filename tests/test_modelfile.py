@@ -84,7 +84,7 @@ def menu(small):
     """A trained-looking menu of a builder's net, channels-last, with units reordered."""
     net = nestling.Supernet(models.resnet20(width=8), torch.randn(2, 3, 8, 8))
     net.to(memory_format=torch.channels_last)
-    net.reorder({name: torch.randperm(axis.size).tolist() for name, axis in net.space.axes.items()})
+    net.reorder(small.shuffled(net.space))
     data = [(torch.randn(4, 3, 8, 8), torch.zeros(4).long())]
     return nestling.make_menu(net, [net.space.uniform[0]], data, calibrate=data, measure=False)
 

@@ -6,6 +6,7 @@ found by the proof, which tries the attributes that equal a size the code passed
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -77,12 +78,47 @@ def _sizes_of(
                 ("num_channels", None, dim("weight", 0)),
                 ("num_groups", None, groups[0] if groups else None),
             ]
+        case nn.MultiheadAttention():
+            return _attention_sizes(module, dim)
+        case nn.Transformer():
+            return [("d_model", None, dim("encoder.layers.0.self_attn.out_proj.weight", 1))]
         case nn.PReLU():
             return [("num_parameters", None, dim("weight", 0))]
         case _ if isinstance(module, norms):
             own = dim("weight", 0) or dim("running_mean", 0)
             return [("num_features", None, own or _passed_part(module.num_features, passed))]
     return []
+
+
+def _attention_sizes(
+    module: nn.MultiheadAttention, dim: Dims
+) -> list[tuple[str, int | None, Extent | None]]:
+    """The input is as wide as the heads together; keys and values may have widths of their own."""
+    embedding = dim("out_proj.weight", 1)
+    heads, size = _heads_of(embedding, module.num_heads)
+    packed = module.in_proj_weight is not None
+    return [
+        ("embed_dim", None, embedding),
+        ("num_heads", None, heads),
+        ("head_dim", None, size),
+        ("kdim", None, embedding if packed else dim("k_proj_weight", 1)),
+        ("vdim", None, embedding if packed else dim("v_proj_weight", 1)),
+    ]
+
+
+def _heads_of(embedding: Extent | None, heads: int) -> tuple[Extent | None, Extent | None]:
+    """Divide (heads, head size) into the two."""
+    outer: list[Extent] = []
+    inner = list(embedding.factors) if isinstance(embedding, Product) else [embedding or Fixed(1)]
+    while inner and math.prod(extent.size for extent in outer) < heads:
+        outer.append(inner.pop(0))
+    if math.prod(extent.size for extent in outer) != heads:
+        return None, None
+    return _product(outer), _product(inner)
+
+
+def _product(factors: list[Extent]) -> Extent:
+    return factors[0] if len(factors) == 1 else Product(tuple(factors)) if factors else Fixed(1)
 
 
 def _passed_part(value: int, passed: Sequence[tuple[SizeArgument, Extent]]) -> Extent | None:

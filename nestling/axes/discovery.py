@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,14 +13,13 @@ from torch import Tensor, nn
 from nestling.axes import expression as algebra
 from nestling.axes.attributes import known_attributes
 from nestling.axes.expression import Atom, Expression, Reason, Times
+from nestling.axes.naming import kinds_of, name_axes
 from nestling.axes.preparation import batch_of, with_batch
+from nestling.axes.residual import Stage, Step, stages
 from nestling.axes.structure import tensors_in
 from nestling.axes.tracer import SizeArgument, Trace, trace
 from nestling.extent import Along, Concat, Extent, Fixed, Product, axes_of
 from nestling.spec import Axis, Frozen, Layout, Space, Work, allowed_counts
-
-KINDS = ("heads", "head_size", "paths", "channels", "embedding", "neurons")  # strongest first
-PLAIN = ("channels", "neurons", "embedding")  # kinds that need no mention in an axis's name
 
 
 @dataclass
@@ -34,6 +32,7 @@ class Discovery:
         atoms: axis name to the trace's atom.
         sizes: sizes that the code passed to ops, as extents.
         outputs: the outputs of the run that the user needs.
+        steps: residual block to what takes its contribution away.
     """
 
     space: Space
@@ -41,6 +40,7 @@ class Discovery:
     atoms: dict[str, Atom]
     sizes: list[tuple[SizeArgument, Extent]]
     outputs: list[Tensor]
+    steps: Mapping[str, Sequence[Step]]
 
 
 def discover(
@@ -65,80 +65,21 @@ def discover(
     for tensor in needed:
         for expression in record.of(tensor):
             algebra.freeze(expression, Reason("size of the model's output"))
-    names = _name_axes(record, tensors)
+    names, kinds = name_axes(record, tensors), kinds_of(record, tensors)
     layouts = _layouts(model, tensors, names)
     sizes = [(size, _resolve(size.expression, names)) for size in record.sizes]
+    depths = stages(model, record.lineage)
     space = Space(
-        axes=_axes(record, names, layouts, step),
+        axes=_axes(names, kinds, layouts, step) | _depth_axes(depths, step),
         frozen=tuple(_frozen(model, tensors)),
         layouts=layouts,
         attributes=tuple(known_attributes(model, layouts, sizes)),
         works=tuple(_works(record, names, _batches(model, args, kwargs, record))),
+        blocks=tuple(block for stage in depths for block in stage.blocks),
     )
     atoms = {name: atom for atom, name in names.items()}
-    return Discovery(space, record, atoms, sizes, needed)
-
-
-def _name_axes(record: Trace, tensors: Mapping[str, list[Expression]]) -> dict[Atom, str]:
-    """Name every live atom that a parameter has, by what produces it."""
-    found: dict[Atom, list[tuple[str, int]]] = {}
-    for name, expressions in tensors.items():
-        for dim, expression in enumerate(expressions):
-            for atom in dict.fromkeys(algebra.live(algebra.normal(expression))):
-                found.setdefault(atom, []).append((name, dim))
-    producers: dict[Atom, list[str]] = {}
-    for expression, module, _ in record.produced:
-        for atom in dict.fromkeys(algebra.atoms(algebra.normal(expression))):
-            producers.setdefault(atom, []).append(module)
-    kinds = _kinds(record)
-    chosen: dict[Atom, str] = {}
-    for atom, places in found.items():
-        paths = [path for path in producers.get(atom, []) if path] or [
-            name.rpartition(".")[0] or name for name, _ in places
-        ]
-        kind = kinds.get(atom, "channels")
-        base = _common_path(paths)
-        chosen[atom] = base if kind in PLAIN else f"{base}.{kind}"
-    return _distinct(chosen)
-
-
-def _kinds(record: Trace) -> dict[Atom, str]:
-    kinds: dict[Atom, str] = {}
-    for expression, _, kind in record.produced:
-        for atom in algebra.atoms(algebra.normal(expression)):
-            known = kinds.get(atom, kind)
-            kinds[atom] = min(known, kind, key=KINDS.index)
-    return kinds
-
-
-def _common_path(paths: Sequence[str]) -> str:
-    """Return the longest module path that all share, or else the one that most share."""
-    unique = list(dict.fromkeys(paths))
-    if len(unique) == 1:
-        return unique[0]
-    split = [path.split(".") for path in unique]
-    common: list[str] = []
-    for level in zip(*split, strict=False):
-        if len(set(level)) > 1:
-            break
-        common.append(level[0])
-    if common:
-        return ".".join(common)
-    tops = Counter(path[0] for path in split)
-    most = max(tops.values())
-    top = next(path[0] for path in split if tops[path[0]] == most)
-    return _common_path([path for path in unique if path.split(".")[0] == top])
-
-
-def _distinct(chosen: Mapping[Atom, str]) -> dict[Atom, str]:
-    """Number the names that several axes share, in the order of the net."""
-    shared = Counter(chosen.values())
-    seen: Counter[str] = Counter()
-    names = {}
-    for atom, name in chosen.items():
-        seen[name] += 1
-        names[atom] = f"{name}#{seen[name]}" if shared[name] > 1 else name
-    return names
+    steps = {path: steps for stage in depths for path, steps in stage.steps.items()}
+    return Discovery(space, record, atoms, sizes, needed, steps)
 
 
 def _resolve(expression: Expression, names: Mapping[Atom, str]) -> Extent:
@@ -181,8 +122,8 @@ def _layouts(
 
 
 def _axes(
-    record: Trace,
     names: Mapping[Atom, str],
+    kinds: Mapping[Atom, str],
     layouts: Mapping[str, Layout],
     step: int | Mapping[str, int] | None,
 ) -> dict[str, Axis]:
@@ -192,13 +133,24 @@ def _axes(
         for extent in layout.extents
         for axis in _inner_axes(extent)
     }
-    kinds = _kinds(record)
     axes = {}
     for atom, name in names.items():
         kind = kinds.get(atom, "channels")
         own = step.get(name) if isinstance(step, Mapping) else step
         counts = allowed_counts(atom.size, kind, own)
         axes[name] = Axis(name, atom.size, kind, counts, outer=name not in inner)
+    return axes
+
+
+def _depth_axes(
+    depths: Sequence[Stage], step: int | Mapping[str, int] | None
+) -> dict[str, Axis]:
+    """Return the axes of the stages; a step for all axes is one of widths, and not for these."""
+    axes = {}
+    for stage in depths:
+        axis = stage.axis
+        own = step.get(axis.name) if isinstance(step, Mapping) else None
+        axes[axis.name] = replace(axis, counts=allowed_counts(axis.size, axis.kind, own))
     return axes
 
 

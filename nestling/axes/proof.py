@@ -15,7 +15,7 @@ import functools
 import itertools
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,12 +26,14 @@ from nestling.axes.comparison import Verdict
 from nestling.axes.discovery import Discovery
 from nestling.axes.preparation import double
 from nestling.axes.repair import first_wrong, repaired
+from nestling.axes.ties import Tie, members, proposals
 from nestling.axes.trials import Trials
 from nestling.extent import Counts
 from nestling.spec import Frozen, Space
 
 __all__ = ["JOINT", "Prover", "double"]
 
+TIES = 12  # ties that are tried for one axis
 JOINT = 3  # joint cuts: the narrowest spec, and random ones
 
 
@@ -134,21 +136,29 @@ class Prover:
             return None
 
     def _tied(self, space: Space, name: str, counts: Counts) -> Space | None:
-        """Cut together what the code cuts together: axes of one size that meet in a dimension."""
-        near = list(dict.fromkeys(_neighbours(space, name)))
-        for others in [[other] for other in near] + ([near] if len(near) > 1 else []):
-            group = [axis for axis in space.axes if axis in (name, *others)]
-            before = dict(self.trials.owners)
-            trial: Space | None = self.tie(space, group)
-            size = space.axes[name].size
-            for count in {counts[name], min(space.axes[name].counts[0], size - 1), size - 1}:
-                if trial is not None and not self.check(trial, {group[0]: count}).holds:
-                    trial = self._repaired(trial, {group[0]: count})
+        """Cut together what the code cuts together (see `nestling.axes.ties`)."""
+        for tie in itertools.islice(proposals(space, name), TIES):
+            undo = self.trials.bind(tie)
+            trial: Space | None = space.become(tie)
+            for cut in self._cuts_of_tie(space, tie, counts):
+                if trial is not None and not self.check(trial, cut).holds:
+                    trial = self._repaired(trial, cut)
             if trial is not None:
-                note = f"tied, because the code cuts them together: {', '.join(group)}"
+                note = f"tied, because the code cuts them together: {', '.join(members(tie))}"
                 return replace(trial, notes=(*trial.notes, note))
-            self.trials.owners = before
+            undo()
         return None
+
+    def _cuts_of_tie(self, space: Space, tie: Tie, counts: Counts) -> list[Counts]:
+        """Return cuts of the axes that a tie leaves: as given, the least, and one unit less."""
+        left = dict.fromkeys(a for extent in tie.values() for a in extents.axes_of(extent))
+        cuts: list[dict[str, int]] = [{}, {}, {}]
+        for axis in left:
+            size, least = space.axes[axis].size, space.axes[axis].counts[0]
+            given = counts.get(axis, next(iter(counts.values())))
+            for cut, count in zip(cuts, (min(given, size - 1), least, size - 1), strict=True):
+                cut[axis] = max(1, min(count, size - 1))
+        return list({tuple(cut.items()): cut for cut in cuts}.values())
 
     def _frozen(self, space: Space, name: str, verdict: Verdict, counts: Counts) -> Space:
         module = self._guilty_module(space, counts) if verdict.difference else ""
@@ -220,8 +230,10 @@ class Prover:
     def _settle_order(self, space: Space) -> Space:
         """Freeze the axes whose units cannot be put into another order."""
         while space.axes:
-            names = list(space.axes)
-            sizes = [axis.size for axis in space.axes.values()]
+            names = [name for name, axis in space.axes.items() if not axis.ordered]
+            if not names:
+                return space
+            sizes = [space.axes[name].size for name in names]
             shuffled = [self.random.sample(range(size), size) for size in sizes]
             orders = dict(zip(names, shuffled, strict=True))
             keeps = functools.partial(self._keeps_under, space, orders)
@@ -245,13 +257,3 @@ def _first_failing(number: int, holds: Callable[[int], bool]) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     return high
-
-
-def _neighbours(space: Space, name: str) -> Iterator[str]:
-    """Yield the axes of the same size that meet an axis in a dimension."""
-    size = space.axes[name].size
-    for layout in space.layouts.values():
-        for extent in layout.extents:
-            axes = list(extents.axes_of(extent))
-            if name in axes:
-                yield from (a for a in axes if a != name and space.axes[a].size == size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.utils._pytree import tree_map
 from nestling import extent as extents
 from nestling.axes import expression as algebra
 from nestling.axes.expression import Atom, Expression
+from nestling.axes.scales import Follows, numbers_of
 from nestling.axes.structure import tensors_in
 from nestling.axes.tracer import Trace, run
 from nestling.extent import Counts
@@ -71,12 +73,23 @@ class Replayer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Args:
         trace: of this very model.
         counts: kept units of the trace's atoms.
+        follows: ops that scale by a number which follows a kept size.
+        dropped: ops of residual blocks that are passed by: which argument is set to zero, or None
+            where the op itself is passed over.
     """
 
-    def __init__(self, trace: Trace, counts: Mapping[Atom, int]) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        counts: Mapping[Atom, int],
+        dropped: Mapping[int, int | None] = MappingProxyType({}),
+        follows: Follows = MappingProxyType({}),
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
         self.counts = counts
+        self.dropped = dropped
+        self.numbers = numbers_of(follows, counts)
         self.op = 0
 
     def __torch_dispatch__(
@@ -88,7 +101,11 @@ class Replayer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.op >= len(self.trace.names) or self.trace.names[self.op] != name:
             raise OtherPath(name)
         replay = self.trace.replays.get(self.op)
+        if self.op in self.numbers:
+            args = (args[0], self.numbers[self.op], *args[2:])
         self.op += 1
+        if self.op - 1 in self.dropped:
+            return _without(self.dropped[self.op - 1], func, args, kwargs)
         if replay is None:
             return func(*args, **kwargs)
         if not any(is_cut(e, self.counts) for each in replay.inputs for e in each):
@@ -101,6 +118,8 @@ class Replayer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         less, options = tree_map(shrink, (list(args), kwargs))
         if replay.rule.resize is not None:
             replay.rule.resize(less, options)
+        evaluate = replay.rule.evaluate
+        found = func(*less, **options) if evaluate is None else evaluate(func, less, options)
         results = iter(replay.outputs)
 
         def spread_out(leaf: Any, like: Any) -> Any:
@@ -109,7 +128,22 @@ class Replayer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # The strides must be the op's own: the code after it may run other ops for others.
             return torch.zeros_like(like).copy_(spread(leaf, next(results), self.counts))
 
-        return tree_map(spread_out, func(*less, **options), func(*args, **kwargs))
+        return tree_map(spread_out, found, func(*args, **kwargs))
+
+
+def _without(dropped: int | None, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a sum with one summand set to zero, or (None) pass over a norm."""
+    if dropped is None:
+        out = func(*args, **kwargs)
+        result = out[0] if isinstance(out, tuple) else out
+        same = torch.zeros_like(result).copy_(args[0])
+        return (same, *out[1:]) if isinstance(out, tuple) else same
+    if dropped == 0 and func.overloadpacket.__name__.endswith("_"):
+        args[0].zero_()  # what the op writes to
+        return func(*args, **kwargs)
+    given = list(args)
+    given[dropped] = torch.zeros_like(given[dropped])
+    return func(*given, **kwargs)
 
 
 class _Substituted(nn.Module):

@@ -7,9 +7,11 @@ kept if the subnet then gets further. Values alone prove nothing: another intege
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,35 +20,80 @@ from nestling.axes.comparison import Tolerance, compare
 from nestling.axes.reference import returned
 from nestling.axes.tracer import run
 from nestling.axes.trials import Call, Trials
-from nestling.extent import Counts, Extent
+from nestling.extent import Concat, Counts, Extent, Product
 from nestling.spec import Attribute, Space
+from nestling.subnet import holder_of, is_config
 
-TRIES = 40  # attributes that are tried for one cut
+TRIES = 40  # trials for one wrong module
 
 
 def repaired(trials: Trials, space: Space, counts: Counts) -> Space | None:
     """Return the space with the size attributes that make a cut work; None if none do."""
     expected = trials.calls(space, counts)
-    tries = TRIES
     far, where = first_wrong(trials, space, counts, expected)
     while far != float("inf"):
-        better = None
-        for path in _upwards(where):
-            for attribute in _candidates(trials, space, path, counts):
-                tries -= 1
-                if tries < 0:
-                    return None
-                trial = replace(space, attributes=(*space.attributes, attribute))
-                reached = first_wrong(trials, trial, counts, expected)
-                if reached[0] > far:
-                    better, (far, where) = trial, reached
-                    break
-            if better is not None:
-                break
-        if better is None:
+        found = _further(trials, space, counts, expected, far, where)
+        if found is None:
             return None
-        space = better
+        space, far, where = found
     return space if trials.check(space, counts).holds else None
+
+
+def _further(
+    trials: Trials, space: Space, counts: Counts, expected: Sequence[Call], far: float, where: str
+) -> tuple[Space, float, str] | None:
+    """Return the space with attributes of the wrong module that let the subnet get further."""
+    tries = 0
+    for path in _upwards(where):
+        candidates = list(_candidates(trials, space, path, counts))
+        for added in _together(trials, space, candidates, counts):
+            if tries == TRIES:
+                return None
+            tries += 1
+            trial = replace(space, attributes=(*space.attributes, *added))
+            reached, wrong = first_wrong(trials, trial, counts, expected)
+            if reached > far:
+                return trial, reached, wrong
+    return None
+
+
+def _together(
+    trials: Trials, space: Space, candidates: Sequence[Attribute], counts: Counts
+) -> Iterator[list[Attribute]]:
+    """Yield what is tried at once: an attribute of all modules of a class, one of one, then two.
+
+    Those whose like was found before, in another module of the class, come first.
+    """
+    modules = dict(trials.model.named_modules())
+    known = {(type(modules[a.module]), a.name, a.index) for a in space.attributes}
+    ordered = sorted(
+        candidates, key=lambda a: (type(modules[a.module]), a.name, a.index) not in known
+    )
+    for attribute in ordered:
+        alike = [attribute]
+        for path, module in modules.items():
+            if type(module) is type(modules[attribute.module]) and path != attribute.module:
+                own = _candidates(trials, space, path, counts)
+                alike += [a for a in own if _same_role(a, attribute)][:1]
+        if len(alike) > 1:
+            yield alike
+        yield [attribute]
+    for one, other in itertools.combinations(ordered, 2):
+        if (one.name, one.index) != (other.name, other.index):
+            yield [one, other]
+
+
+def _same_role(one: Attribute, other: Attribute) -> bool:
+    same = (one.name, one.index) == (other.name, other.index)
+    return same and _shape(one.extent) == _shape(other.extent)
+
+
+def _shape(extent: Extent) -> object:
+    """Return how an extent is built, whatever its axes are called and however long they are."""
+    match extent:
+        case Product(inner) | Concat(inner):
+            return type(extent), *map(_shape, inner)
+    return type(extent)
 
 
 def first_wrong(
@@ -64,6 +111,25 @@ def first_wrong(
         except Exception:  # noqa: BLE001  (the user's code runs here)
             progress.stop()
     return (float("inf"), "") if progress.wrong is None else (progress.agreed, progress.wrong)
+
+
+def _following(
+    trials: Trials,
+    space: Space,
+    counts: Counts,
+    expected: Sequence[Call],
+    far: float,
+    reached: tuple[float, str],
+) -> tuple[tuple[float, str], Sequence[Call]]:
+    """Compare again with numbers that the code computes from the attribute (`axes.scales`)."""
+    before = trials.follows
+    if trials.follow(space, counts):
+        again = trials.calls(space, counts)
+        further = first_wrong(trials, space, counts, again)
+        if further[0] > far:
+            return further, again
+        trials.follows = before
+    return reached, expected
 
 
 class Progress:
@@ -114,17 +180,35 @@ class Progress:
 
 def _candidates(trials: Trials, space: Space, path: str, counts: Counts) -> Iterator[Attribute]:
     """Yield the integers of a module that equal a size of its own that is cut."""
-    taken = {(a.module, a.name, a.index) for a in space.attributes}
     sizes: dict[int, list[Extent]] = {}
     for extent in _own_sizes(trials, space, path):
-        for part in extents.parts_of(extent):  # code computes sizes from smaller ones
+        for part in _pieces(extent):  # code computes sizes from smaller ones
             same = sizes.setdefault(part.size, [])
             if part not in same and extents.count(part, counts) != part.size:
                 same.append(part)
-    for key, index, value in _integers(trials.model.get_submodule(path)):
-        for extent in sizes.get(value, []):
-            if (path, key, index) not in taken:
-                yield Attribute(path, key, index, extent)
+    taken = {
+        (id(holder), name, a.index)
+        for a in space.attributes
+        for holder, name in [holder_of(trials.model.get_submodule(a.module), a.name)]
+    }
+    module = trials.model.get_submodule(path)
+    for key, index, value in _integers(module):
+        found = sizes.get(value, [])
+        if found:
+            holder, name = holder_of(module, key)
+            if (id(holder), name, index) not in taken:
+                yield from (Attribute(path, key, index, extent) for extent in found)
+
+
+def _pieces(extent: Extent) -> Iterator[Extent]:
+    """Yield what an extent is made of, neighbouring factors of a product together too."""
+    for part in extents.parts_of(extent):
+        yield part
+        if isinstance(part, Product):
+            factors = part.factors
+            for start, stop in itertools.combinations(range(len(factors) + 1), 2):
+                if 1 < stop - start < len(factors):
+                    yield Product(factors[start:stop])
 
 
 def _own_sizes(trials: Trials, space: Space, path: str) -> Iterator[Extent]:
@@ -146,12 +230,20 @@ def _upwards(path: str) -> Iterator[str]:
 
 
 def _integers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
+    """Yield the integers that a module holds, then those of a config that it holds."""
+    yield from _numbers_in(vars(module), "")
     for key, value in vars(module).items():
+        if not key.startswith("_") and is_config(value):
+            yield from _numbers_in(vars(value), f"{key}.")
+
+
+def _numbers_in(attributes: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, int | None, int]]:
+    for key, value in attributes.items():
         if key.startswith("_") or key == "training":
             continue
         if isinstance(value, int) and not isinstance(value, bool):
-            yield key, None, value
+            yield prefix + key, None, value
         elif isinstance(value, (tuple, list)):
             for index, item in enumerate(value):
                 if isinstance(item, int) and not isinstance(item, bool):
-                    yield key, index, item
+                    yield prefix + key, index, item

@@ -19,7 +19,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from nestling.axes import expression as algebra
 from nestling.axes.expression import Expression, Reason, constant, live
-from nestling.axes.rules import RULES, Rule, lookup
+from nestling.axes.residual import Call, Lineage
+from nestling.axes.rules import RULES, Rule, lookup, lookup_module
+from nestling.axes.scales import Scale
 from nestling.axes.structure import tensors_in
 from nestling.weights import tensors_of
 
@@ -56,6 +58,8 @@ class Trace:
         replays: op number to replay, for ops whose value depends on the number of units.
         calls: (module, expressions of the tensors it returned), in the order of the calls' ends.
         names: names of all ops, in the order in which they ran.
+        scales: products and quotients with a number, in order.
+        lineage: which tensor comes from which, for residual blocks.
         precision: the coarsest floating type that values passed through on their way.
         module: path of the module that is running.
         op: name of the op that is being traced.
@@ -70,6 +74,8 @@ class Trace:
     replays: dict[int, Replay] = field(default_factory=dict)
     calls: list[tuple[str, list[list[Expression]]]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    scales: list[Scale] = field(default_factory=list)
+    lineage: Lineage = field(default_factory=Lineage)
     precision: torch.dtype = torch.float64
     module: str = ""
     op: str = ""
@@ -178,6 +184,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if rule is not None and (rule.replayed or trace.present):
             after = tuple(tuple(trace.of(tensor)) for tensor in outputs)
             trace.replays[len(trace.names)] = Replay(name, rule, before, after)
+        trace.lineage.note(len(trace.names), func, args, out)
         trace.names.append(name)
         trace.precision = _coarser(trace.precision, inputs, outputs)
         return out
@@ -226,24 +233,35 @@ def trace(
 @contextmanager
 def module_paths(model: nn.Module, record: Trace) -> Iterator[None]:
     """Keep `record.module` at the path of the running module while the model runs."""
-    stack: list[str] = [""]
+    stack: list[Call] = [Call("", [])]
     handles = []
 
-    def enter(path: str) -> None:
-        stack.append(path)
+    def enter(path: str, args: Any, kwargs: Any) -> None:
+        stack.append(record.lineage.enter(path, args, kwargs))
         record.module = path
 
-    def leave(returned: Any) -> None:
+    def leave(module: nn.Module, returned: Any) -> None:
+        rule = lookup_module(module)
+        if rule is not None:
+            rule(record, module)
         expressions = [record.of(tensor) for tensor in tensors_in(returned)]
-        record.calls.append((stack.pop(), expressions))
-        record.module = stack[-1]
+        call = stack.pop()
+        record.lineage.leave(call, returned)
+        record.calls.append((call.path, expressions))
+        record.module = stack[-1].path
 
     for path, module in model.named_modules():
         handles.append(
-            module.register_forward_pre_hook(lambda *_, path=path: enter(path), prepend=True)
+            module.register_forward_pre_hook(
+                lambda _, args, kwargs, path=path: enter(path, args, kwargs),
+                prepend=True,
+                with_kwargs=True,
+            )
         )
         handles.append(
-            module.register_forward_hook(lambda *given: leave(given[-1]), always_call=True)
+            module.register_forward_hook(
+                lambda *given: leave(given[0], given[-1]), always_call=True
+            )
         )
     try:
         yield

@@ -24,7 +24,10 @@ from nestling.axes.preparation import (
     with_batch,
 )
 from nestling.axes.reference import OtherPath, Replayer, cut, returned, run_masked, run_permuted
+from nestling.axes.residual import dropped
+from nestling.axes.scales import Follows, Numbers, can_follow, followed
 from nestling.axes.structure import tensors_in
+from nestling.axes.ties import Tie, expression_of
 from nestling.axes.tracer import run
 from nestling.errors import ModelError
 from nestling.extent import Along, Counts, Extent, Fixed
@@ -68,6 +71,7 @@ class Trials:
         self.discovery = discovery
         self.outputs = outputs
         self.owners = {atom: name for name, atom in discovery.atoms.items()}
+        self.became: Tie = {}
         self.tolerance = TOLERANCES.get(discovery.trace.precision, TOLERANCES[torch.float32])
         self.gradients = {name: SharedGradient(p) for name, p in model.named_parameters()}
         generator = torch.Generator().manual_seed(seed)
@@ -82,6 +86,7 @@ class Trials:
                 "proven on the example inputs, because random ones do not suit the model",
             )
             self._settle_on_example()
+        self.follows: Follows = {}
         self.whole: list[Tensor] = []
         self._refuse_changing()
 
@@ -104,7 +109,42 @@ class Trials:
         except Exception as error:  # noqa: BLE001  (the user's code runs here)
             return Verdict(False, float("inf"), f"the code needs the full size: {_short(error)}")
         verdict = compare(found, reference, self.tolerance)
+        if not verdict.holds and verdict.difference < float("inf"):
+            verdict = self._check_following(space, counts, found) or verdict
         return Verdict(verdict.holds, verdict.difference, verdict.reason, noticed)
+
+    def _check_following(
+        self, space: Space, counts: Counts, found: Sequence[Tensor]
+    ) -> Verdict | None:
+        """Compare again with the numbers that the subnet takes from kept sizes, if there are any.
+
+        They stay noted where the comparison holds.
+        """
+        before = self.follows
+        if not self.follow(space, counts):
+            return None
+        verdict = compare(found, self.tensors(self.reference(space, counts)), self.tolerance)
+        if not verdict.holds:
+            self.follows = before
+        return verdict
+
+    def follow(self, space: Space, counts: Counts) -> bool:
+        """Let the masked model's numbers follow the kept sizes where the subnet's code does.
+
+        Returns whether there is anything new.
+        """
+        scales, by_atom = self.discovery.trace.scales, self._by_atom(counts)
+        if not can_follow(scales, by_atom):
+            return False
+        numbers = Numbers()
+        try:
+            run(self.subnet(space, counts), self.args, self.kwargs, numbers)
+        except Exception:  # noqa: BLE001  (the user's code runs here)
+            pass  # what was noted before it still tells
+        more = {**self.follows, **followed(scales, numbers.found, by_atom)}
+        new = more != self.follows
+        self.follows = more
+        return new
 
     def keeps_under(self, space: Space, orders: Mapping[str, Sequence[int]]) -> bool:
         """Return whether the full net computes the same with its units in another order."""
@@ -140,7 +180,8 @@ class Trials:
 
     def reference(self, space: Space, counts: Counts) -> Any:
         """Return what the masked full model returns."""
-        mode = Replayer(self.discovery.trace, self._by_atom(counts))
+        passed = dropped(self.discovery.steps, space, counts)
+        mode = Replayer(self.discovery.trace, self._by_atom(counts), passed, self.follows)
         return run_masked(self.model, self.args, self.kwargs, space, counts, mode)
 
     def calls(self, space: Space, counts: Counts) -> list[Call]:
@@ -149,10 +190,13 @@ class Trials:
         with returned(self.model, lambda path, tensors: found.append((path, tensors))):
             self.reference(space, counts)
         by_atom = self._by_atom(counts)
+        absent, passed = space.absent(counts), {block.module for block in space.passed(counts)}
         calls = []
         for (path, expressions), (_, tensors) in zip(
             self.discovery.trace.calls, found, strict=True
         ):
+            if absent(path) and path not in passed:
+                continue  # it does not run in the subnet
             pairs = zip(tensors, expressions, strict=True)
             calls.append(Call(path, tuple(cut(t, e, by_atom) for t, e in pairs)))
         return calls
@@ -173,11 +217,35 @@ class Trials:
             if owner in group:
                 self.owners[atom] = group[0]
 
+    def bind(self, tie: Tie) -> Callable[[], None]:
+        """Let axes become what a tie says; return a function that undoes it."""
+        owners, became, bound = self.owners, self.became, []
+        whole = {name: atom for atom, name in owners.items()}
+        self.owners, self.became = dict(owners), {**became, **tie}
+        for atom, name in owners.items():
+            target = tie.get(name)
+            if isinstance(target, Along):
+                self.owners[atom] = target.axis
+            elif target is not None:
+                del self.owners[atom]
+                atom.bound = expression_of(target, whole)
+                bound.append(atom)
+
+        def undo() -> None:
+            self.owners, self.became = owners, became
+            for atom in bound:
+                atom.bound = None
+
+        return undo
+
     def current(self, extent: Extent) -> Extent:
         """Return an extent of the discovery in terms of the axes as they are now."""
 
         def rename(at: Along) -> Extent:
-            owner = self.owners.get(self.discovery.atoms[at.axis])
+            atom = self.discovery.atoms[at.axis]
+            owner = self.owners.get(atom)
+            if owner is None and atom.bound is not None:
+                return self.current(self.became[at.axis])
             return Along(owner, at.size) if owner else Fixed(at.size)
 
         return extents.substitute(extent, rename)

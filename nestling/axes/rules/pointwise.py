@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from nestling.axes.expression import Atom, Expression, constant
 from nestling.axes.rules.table import rule
+from nestling.axes.scales import number_of, scale_by
 
 
 @rule(
@@ -22,6 +23,7 @@ from nestling.axes.rules.table import rule
 def pointwise(trace: Any, out: Any, *args: Any, **kwargs: Any) -> None:
     """Every dimension of the output is the one of all inputs that span it."""
     result = out[0] if isinstance(out, (tuple, list)) else out
+    _note_number(trace, args)
     expressions: list[Expression | None] = [None] * result.dim()
     for tensor in tree_leaves((args, kwargs)):
         if not isinstance(tensor, Tensor):
@@ -42,6 +44,14 @@ def pointwise(trace: Any, out: Any, *args: Any, **kwargs: Any) -> None:
     for tensor in tree_leaves(out):
         if isinstance(tensor, Tensor):
             trace.put(tensor, filled)
+
+
+def _note_number(trace: Any, args: Any) -> None:
+    """Note a scale whose number may come from a size: of the tensor, or of the last product."""
+    number = number_of(trace.op, args)
+    if number is not None:
+        last = [trace.works[-1][1][-1]] if trace.works else []
+        trace.scales.append(scale_by(len(trace.names), number, [*trace.of(args[0]), *last]))
 
 
 @rule(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Couple: TypeAlias = Callable[..., None]
 Resize: TypeAlias = Callable[[list[Any], dict[str, Any]], None]
+Evaluate: TypeAlias = Callable[[Callable[..., Any], list[Any], dict[str, Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -33,24 +34,29 @@ class Rule:
         replayed: whether the value depends on how many units there are (norms, means, softmax), so
             that the proof must evaluate it over the kept units alone.
         resize: for a replay, corrects the op's size arguments in place after its tensors were cut.
+        evaluate: for a replay, calls the op where the kept units alone are no arguments for it.
     """
 
     couple: Couple
     replayed: bool = False
     resize: Resize | None = None
+    evaluate: Evaluate | None = None
 
 
 RULES: dict[str, Rule] = {}
 
 
 def rule(
-    *names: str, replayed: bool = False, resize: Resize | None = None
+    *names: str,
+    replayed: bool = False,
+    resize: Resize | None = None,
+    evaluate: Evaluate | None = None,
 ) -> Callable[[Couple], Couple]:
     """Return a decorator that enters a rule for the ATen ops of these names."""
 
     def enter(couple: Couple) -> Couple:
         for name in names:
-            RULES[name] = Rule(couple, replayed, resize)
+            RULES[name] = Rule(couple, replayed, resize, evaluate)
         return couple
 
     return enter
