@@ -14,11 +14,15 @@ from typing import Any
 from nestling import extent as extents
 from nestling import passage as passages
 from nestling.extent import Along, Concat, Extent, Fixed, Product
+from nestling.rewrite import Edit, Rewrite
+from nestling.setting import Setting
 from nestling.spec import Attribute, Axis, Block, Frozen, Layout, Space, Work
 
 LARGEST = 1 << 40  # no size, count or figure in a header is larger
 MANY = 1_000_000  # nor has any list more items
 LONGEST = 1_000  # characters of a name
+WORDS = 5  # of the way to a number of a config, such as config.text_config.hidden_size
+DEEPEST_PLACE = 8  # levels of tuples and slices among a node's arguments
 ITEMSIZES = (1, 2, 4, 8, 16)  # bytes of a number
 
 
@@ -45,6 +49,15 @@ def space_to_json(space: Space) -> dict[str, Any]:
         "blocks": [
             [block.module, block.axis, block.place, passages.to_json(block.passage)]
             for block in space.blocks
+        ],
+        "settings": list(map(_setting_json, space.settings)),
+        "rewrites": [
+            [
+                given.module,
+                [list(pair) for pair in given.fixed],
+                [[e.node, list(e.path), extents.to_json(e.extent)] for e in given.edits],
+            ]
+            for given in space.rewrites
         ],
     }
 
@@ -76,7 +89,18 @@ def space_from_json(value: Any) -> Space:
     ]
     notes = tuple(prose(note) for note in items(value["notes"]))
     blocks = tuple(_block(row, axes) for row in items(value.get("blocks", [])))
-    return Space(axes, tuple(frozen), layouts, tuple(attributes), tuple(works), notes, blocks)
+    settings = tuple(_setting(row, axes) for row in items(value.get("settings", [])))
+    return Space(
+        axes,
+        tuple(frozen),
+        layouts,
+        tuple(attributes),
+        tuple(works),
+        notes=notes,
+        blocks=blocks,
+        settings=settings,
+        rewrites=tuple(_rewrite(row, axes) for row in items(value.get("rewrites", []))),
+    )
 
 
 def permutation(value: Any, size: int) -> tuple[int, ...]:
@@ -157,6 +181,25 @@ def _block(row: Any, axes: Mapping[str, Axis]) -> Block:
     return Block(name(module), axis, place, passages.from_json(passage))
 
 
+def _rewrite(row: Any, axes: Mapping[str, Axis]) -> Rewrite:
+    module, fixed, edits = row
+    pairs = []
+    for key, value in items(fixed):
+        if value is not None and not isinstance(value, bool):
+            value = text(value)
+        pairs.append((name(key), value))
+    found = [Edit(name(node), _place(path), _extent(extent, axes)) for node, path, extent in edits]
+    return Rewrite(text(module), tuple(pairs), tuple(found))
+
+
+def _place(value: Any) -> tuple[int | str, ...]:
+    """Return the place of a number among the arguments of a node."""
+    keys = tuple(number(key) if isinstance(key, int) else name(key) for key in items(value))
+    if not 0 < len(keys) <= DEEPEST_PLACE:
+        raise ValueError(f"not the place of a number: {_short(value)}")
+    return keys
+
+
 def _layout(row: Any, axes: Mapping[str, Axis]) -> Layout:
     dims, parameter, itemsize = row
     if itemsize not in ITEMSIZES:
@@ -193,12 +236,36 @@ def _check_extent(extent: Extent, axes: Mapping[str, Axis]) -> int:
     return number(size)
 
 
+def _setting_json(setting: Setting) -> list[Any]:
+    agree = [[extents.to_json(each) for each in pair] for pair in setting.agree]
+    place = setting.module, setting.name, setting.index
+    return [*place, extents.to_json(setting.extent), agree, setting.length]
+
+
+def _setting(row: Any, axes: Mapping[str, Axis]) -> Setting:
+    module, way, index, extent, agree, length = row
+    place = None if index is None else number(index)
+    pairs = tuple((_extent(one, axes), _extent(other, axes)) for one, other in items(agree))
+    words = text(way).split(".")
+    if not 2 <= len(words) <= WORDS or not all(map(_is_plain, words)):
+        raise ValueError(f"not the name of a number of a config: {_short(way)}")
+    return Setting(text(module), way, place, _extent(extent, axes), pairs, length is True)
+
+
 def _attribute(value: Any) -> str:
-    """Return the name of a size attribute: a plain word, so that no file reaches into internals."""
-    word = text(value)
-    if not word.isidentifier() or word.startswith("_"):
-        raise ValueError(f"not the name of a size: {word!r}")
-    return word
+    """Return the name of a size attribute, or of one of a config: `config.hidden_size`.
+
+    Both are plain words, so that no file reaches into internals.
+    """
+    path = text(value)
+    words = path.split(".")
+    if len(words) > 2 or not all(map(_is_plain, words)):
+        raise ValueError(f"not the name of a size: {path!r}")
+    return path
+
+
+def _is_plain(word: str) -> bool:
+    return word.isidentifier() and not word.startswith("_")
 
 
 def _short(value: Any) -> str:

@@ -21,6 +21,8 @@ from nestling.description import describe
 from nestling.errors import BudgetError, SpecError, did_you_mean
 from nestling.extent import Along, Counts, Extent, Fixed
 from nestling.passage import Passage
+from nestling.rewrite import Rewrite
+from nestling.setting import Setting
 
 WIDE = 128  # axes of at least this size go in steps of 16, narrower ones in steps of 8
 ORDERED = ("depth", "bits")  # kinds whose units have an order of their own, which nothing changes
@@ -191,6 +193,7 @@ class Space:
         works: where multiply-accumulates are spent, for one example.
         notes: what the proof has to say.
         blocks: the residual blocks that subnets of less depth pass by.
+        settings: the numbers of the model's config that follow the axes where they can.
     """
 
     axes: Mapping[str, Axis]
@@ -200,6 +203,8 @@ class Space:
     works: Sequence[Work]
     notes: Sequence[str] = field(default=())
     blocks: Sequence[Block] = field(default=())
+    rewrites: Sequence[Rewrite] = field(default=())
+    settings: Sequence[Setting] = field(default=())
 
     # -- specs --------------------------------------------------------------------------------
 
@@ -434,6 +439,17 @@ class Space:
                 replace(a, extent=extents.substitute(a.extent, change)) for a in self.attributes
             ),
             works=tuple(replace(work, extents=apply(work.extents)) for work in self.works),
+            rewrites=tuple(
+                replace(
+                    given,
+                    edits=tuple(
+                        replace(edit, extent=extents.substitute(edit.extent, change))
+                        for edit in given.edits
+                    ),
+                )
+                for given in self.rewrites
+            ),
+            settings=tuple(setting.substituted(change) for setting in self.settings),
         )
 
 

@@ -25,9 +25,12 @@ from nestling.cut import Cut
 from nestling.errors import SpecError, UncalibratedWarning
 from nestling.extent import Counts
 from nestling.passage import passed_by
+from nestling.setting import apply, holder_of, is_config
+from nestling.rewrite import rewrite
 from nestling.skeleton import copy_attributes, copy_skeleton
 from nestling.spec import Attribute, Space
 from nestling.tether import GatherTether, SharedGradient, Tether, tether
+from nestling.weights import loose_tensors, parameter_like
 
 __all__ = [
     "Binding",
@@ -36,7 +39,9 @@ __all__ = [
     "binding",
     "build",
     "expect_calibration",
+    "holder_of",
     "is_calibrated",
+    "is_config",
     "is_statistic",
     "keeps_statistics",
     "order_of",
@@ -195,9 +200,14 @@ def build(
             memo[id(block)] = passed_by(block, passed.passage, copy_attributes(block, memo))
         subnet = copy_skeleton(model, memo)
     set_attributes(subnet, [a for a in space.attributes if not absent(a.module)], counts)
+    apply(subnet, space.settings, counts)
     if not full:
         for module in subnet.modules():
             module.__dict__.pop(_BUILDER, None)  # it would build the full net
+        for given in space.rewrites:
+            if not absent(given.module):
+                path = given.module
+                rewrite(subnet.get_submodule(path), model.get_submodule(path), given, counts)
     _attach(subnet, tie)
     return subnet
 
@@ -205,16 +215,16 @@ def build(
 def set_attributes(module: nn.Module, attributes: Iterable[Attribute], counts: Counts) -> None:
     """Set the size attributes of a module and its submodules to what a spec leaves."""
     for attribute in attributes:
-        owner = module.get_submodule(attribute.module)
+        holder, name = holder_of(module.get_submodule(attribute.module), attribute.name)
         value = extents.count(attribute.extent, counts)
         if attribute.index is None:
-            if getattr(owner, attribute.name) != value:
-                setattr(owner, attribute.name, value)
+            if getattr(holder, name) != value:
+                setattr(holder, name, value)
         else:
-            values = list(getattr(owner, attribute.name))
+            values = list(getattr(holder, name))
             if values[attribute.index] != value:
                 values[attribute.index] = value
-                setattr(owner, attribute.name, type(getattr(owner, attribute.name))(values))
+                setattr(holder, name, type(getattr(holder, name))(values))
 
 
 def pack(subnet: nn.Module) -> nn.Module:
@@ -376,12 +386,14 @@ def _pack(subnet: nn.Module, memo: dict[int, Any]) -> nn.Module:
     with torch.inference_mode(False):
         for parameter in subnet.parameters():
             if id(parameter) not in memo:
-                memo[id(parameter)] = nn.Parameter(
-                    _dense(parameter), requires_grad=parameter.requires_grad
-                )
+                dense, thawed = _dense(parameter), parameter.requires_grad
+                memo[id(parameter)] = parameter_like(dense, parameter, thawed)
         for buffer in subnet.buffers():
             if id(buffer) not in memo:
                 memo[id(buffer)] = _dense(buffer)
+        for tensor in loose_tensors(subnet):
+            if not tensor.is_leaf:  # what a run with gradients left behind
+                memo.setdefault(id(tensor), _dense(tensor))
         twin = _copy_root(subnet, memo)
     if tie is not None:
         twin.__dict__[_ORDER] = tie.order

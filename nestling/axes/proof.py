@@ -27,6 +27,7 @@ from nestling.axes.discovery import Discovery
 from nestling.axes.preparation import double
 from nestling.axes.repair import first_wrong, repaired
 from nestling.axes.ties import Tie, members, proposals
+from nestling.axes.rewriting import rewritten
 from nestling.axes.trials import Trials
 from nestling.extent import Counts
 from nestling.spec import Frozen, Space
@@ -130,10 +131,15 @@ class Prover:
         return self.random.randrange(min(least, size - 1), size)
 
     def _repaired(self, space: Space, counts: Counts) -> Space | None:
-        try:
-            return repaired(self.trials, space, counts)
-        except Exception:  # noqa: BLE001  (the masked model may fail in the user's code)
-            return None
+        """Find the attributes that the code reads, or else the numbers that it holds."""
+        for way in (repaired, rewritten):
+            try:
+                better = way(self.trials, space, counts)
+            except Exception:  # noqa: BLE001  (the masked model may fail in the user's code)
+                continue
+            if better is not None:
+                return better
+        return None
 
     def _tied(self, space: Space, name: str, counts: Counts) -> Space | None:
         """Cut together what the code cuts together (see `nestling.axes.ties`)."""
