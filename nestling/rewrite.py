@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-import inspect
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
@@ -56,7 +56,7 @@ class Rewrite:
     """
 
     module: str
-    fixed: tuple[tuple[str, None | bool | str], ...]
+    fixed: tuple[tuple[str, bool | str | None], ...]
     edits: tuple[Edit, ...]
 
 
@@ -134,9 +134,7 @@ def rewrite(twin: nn.Module, module: nn.Module, given: Rewrite, counts: Counts) 
     twin.__dict__["forward"] = Rewritten(twin, *codes)
 
 
-def traced(
-    module: nn.Module, training: bool, fixed: Mapping[str, None | bool | str]
-) -> fx.Graph:
+def traced(module: nn.Module, training: bool, fixed: Mapping[str, bool | str | None]) -> fx.Graph:
     """Return the graph of a module's own forward code, with its parts called as they are.
 
     Args:
@@ -145,6 +143,7 @@ def traced(
         fixed: inputs by name that are None, true, false or a text.
 
     Raises:
+        TypeError: traced code would not do all that the forward does.
         Exception: whatever `torch.fx` says of code that it cannot trace, such as code that
             branches on the values of its inputs.
     """
@@ -154,7 +153,13 @@ def traced(
     twin.training = training
     tracer = _Outermost()
     twin.__class__ = _with_noted_factories(type(module), tracer)
+    held, chance = dict(twin.__dict__), random.getstate()
     graph = tracer.trace(twin, dict(fixed))
+    if random.getstate() != chance:
+        random.setstate(chance)
+        raise TypeError("the forward draws random numbers, which would be drawn once and for all")
+    if any(held.get(key, held) is not value for key, value in twin.__dict__.items()):
+        raise TypeError("the forward writes to its module, which would happen once and for all")
     for node in graph.nodes:
         if node.op == "placeholder" and node.target.removesuffix("_1") in fixed:
             node.target = node.target.removesuffix("_1")  # inputs keep their names
@@ -202,7 +207,9 @@ def _noted(value: Any, tracer: fx.Tracer) -> Any:
 
 def _with_noted_factories(kind: type[nn.Module], tracer: fx.Tracer) -> type[nn.Module]:
     """Return the class with a forward that notes the tensors which it makes."""
-    forward: Any = inspect.unwrap(kind.forward)
+    forward: Any = kind.forward
+    if not isinstance(forward, FunctionType) or hasattr(forward, "__wrapped__"):
+        raise TypeError("a decorated forward does more than its own code says")
     names = {key: _noted(value, tracer) for key, value in forward.__globals__.items()}
     again = FunctionType(
         forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__

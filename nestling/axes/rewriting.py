@@ -9,6 +9,7 @@ proof decides.
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -111,9 +112,7 @@ def _first_call(trials: Trials, module: nn.Module) -> Mapping[str, Any] | None:
     return calls[0] if calls else None
 
 
-def _events(
-    trials: Trials, module: nn.Module, path: str, graph: fx.Graph
-) -> list[tuple[str, int]]:
+def _events(trials: Trials, module: nn.Module, path: str, graph: fx.Graph) -> list[tuple[str, int]]:
     """Run a module's traced code in its place: the sizes that its nodes gave to ops, in order."""
     events: list[tuple[str, int]] = []
     signature = inspect.signature(module.forward)
@@ -167,14 +166,14 @@ def _by_position(node: fx.Node, noted: Sequence[Noted]) -> dict[tuple[int | str,
     for index, value in enumerate(node.args):
         if isinstance(value, (tuple, list)):
             entries += [((index, place), item) for place, item in enumerate(value)]
-        elif isinstance(value, int) or (isinstance(value, fx.Node) and index):
+        elif isinstance(value, (int, fx.Node)):
             entries.append(((index,), value))
-    if len(entries) != len(noted):
+    if not len(noted) <= len(entries) <= len(noted) + 1:  # perhaps the tensor itself stands first
         return {}
-    pairs = zip(entries, noted, strict=True)
+    pairs = list(zip(entries[-len(noted) :], noted, strict=True)) if noted else []
     if any(isinstance(item, int) and item not in (-1, each.value) for (_, item), each in pairs):
         return {}
-    return {path: each.extent for (path, _), each in zip(entries, noted, strict=True)}
+    return {path: each.extent for (path, _), each in pairs}
 
 
 def _by_value(
@@ -185,7 +184,7 @@ def _by_value(
     found: dict[tuple[int | str, ...], Extent] = {}
     for path, value in places:
         if path[-1] == "stop":
-            for length, low in zip(noted, noted[1:], strict=False):
+            for length, low in itertools.pairwise(noted):
                 if length.value + low.value == value:
                     parts = (low.extent, length.extent)
                     found[path] = Concat(parts) if low.value else length.extent
