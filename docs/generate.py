@@ -126,8 +126,27 @@ def overhead_table() -> str:
 
 def overhead() -> Any:
     """Return the overhead benchmark as a module."""
-    path = ROOT / "benchmarks" / "overhead.py"
-    spec = importlib.util.spec_from_file_location("overhead", path)
+    return benchmark("overhead")
+
+
+def coverage_table() -> str:
+    """Return the tables of the coverage benchmark's kept result."""
+    module = benchmark("coverage")
+    return str(module.table(module.kept()))
+
+
+def covered() -> str:
+    """Return the figures of the coverage benchmark's kept result, in words."""
+    module = benchmark("coverage")
+    return str(module.words(module.kept()))
+
+
+def benchmark(name: str) -> Any:
+    """Return a benchmark as a module, with the modules beside it in reach."""
+    folder = ROOT / "benchmarks"
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -172,6 +191,8 @@ TABLES = {
     "worst": worst_table,
     "pretrained": pretrained_table,
     "baseline": baseline_table,
+    "coverage": coverage_table,
+    "covered": covered,
 }
 
 

@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_leaves
 from nestling.axes.structure import map_tensors, tensors_in
 from nestling.errors import DataError, NestlingError
 
+TARGETS = ("labels", "label_ids")  # under which a batch of keywords holds what is to be learned
+
 
 def inputs_of(batch: Any) -> Any:
     """Return the inputs of a batch: the first of an `(inputs, targets)` pair, or all of it."""
@@ -24,13 +26,19 @@ def inputs_of(batch: Any) -> Any:
 def pair(batch: Any) -> tuple[Any, Any]:
     """Return the inputs and targets of a batch.
 
+    A mapping is the model's keywords, targets included, as models that return their own loss take
+    it; its targets are its "labels", or None where it has none.
+
     Raises:
-        DataError: the batch is not an `(inputs, targets)` pair.
+        DataError: the batch is neither an `(inputs, targets)` pair nor a mapping.
     """
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return batch[0], batch[1]
+    if isinstance(batch, Mapping):
+        return batch, next((batch[key] for key in TARGETS if key in batch), None)
     raise DataError(
-        f"a batch is a pair (inputs, targets), but got {type(batch).__name__}"
+        f"a batch is a pair (inputs, targets) or a mapping of keywords, but got "
+        f"{type(batch).__name__}"
         + (f" of {len(batch)}" if isinstance(batch, (tuple, list)) else "")
         + "; wrap your loader so that it yields pairs"
     )
@@ -43,6 +51,36 @@ def forward(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, (tuple, list)):
         return model(*inputs)
     return model(inputs)
+
+
+def part_of(outputs: Any, name: str) -> Tensor | None:
+    """Return a tensor that a model's output holds under a name; None where it holds none.
+
+    Models return a mapping or an object with `logits` and, given targets, a `loss`.
+
+    Example:
+        >>> part_of({"logits": torch.zeros(2, 3)}, "logits").shape
+        torch.Size([2, 3])
+    """
+    if isinstance(outputs, (Tensor, tuple, list)) and not hasattr(outputs, "_fields"):
+        return None
+    found = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
+    return found if isinstance(found, Tensor) else None
+
+
+def scores_of(outputs: Any) -> Tensor:
+    """Return the class scores of a model's output: itself, or its `logits`.
+
+    Raises:
+        DataError: it is neither a tensor nor holds logits.
+    """
+    scores = outputs if isinstance(outputs, Tensor) else part_of(outputs, "logits")
+    if scores is None:
+        raise DataError(
+            "the usual loss and metric take class scores, a tensor or the `logits` of an output, "
+            f"but the model returns {type(outputs).__name__}; give loss= and metric= of your own"
+        )
+    return scores
 
 
 def size(inputs: Any) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from nestling.spec import Spec
+
+CONFIDENT = 1.96  # standard errors on either side of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,11 @@ class Entry:
         params: number of parameters.
         bytes: of parameters and buffers as a net of its own.
         accuracy: mean metric on the validation data; None if it was not measured.
-        offered: False for a subnet that is clearly slower and no more accurate than another one.
+        offered: False for a subnet that is clearly slower, or shown to be no faster, and no better
+            than another one.
+        reason: why it is not offered; empty where it is.
+        scored: held-out examples, of which `accuracy` is the share that is right; None where that
+            is unknown, or the metric is another one.
         private: tensors that are this entry's own: norm statistics, or all weights of a net that
             was trained alone.
     """
@@ -33,9 +40,46 @@ class Entry:
     bytes: int
     accuracy: float | None = None
     offered: bool = True
+    reason: str = ""
+    scored: int | None = None
     private: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
 
 def score(entry: Entry) -> float:
     """Return what makes one entry better than another: accuracy, or size where it is unknown."""
     return entry.accuracy if entry.accuracy is not None else float(entry.macs)
+
+
+def noise(one: Entry, other: Entry) -> float:
+    """Return how far two accuracies may differ by chance alone: the 95 % margin of a difference.
+
+    0 where it is unknown how many examples they rest on. A smaller net may be one picture better
+    than the full net by luck, and 300 pictures tell no differences of a percent. Each share gets
+    one more hit and one more miss, without which none of 300 wrong would pass for certainty. Both
+    nets saw the same examples, so that the margin is rather too wide.
+
+    Source: Agresti and Caffo, Simple and Effective Confidence Intervals for Proportions and
+    Differences of Proportions (The American Statistician, 2000).
+
+    Example:
+        >>> half = Entry("half", {}, 1, 1, 1, 0.98, scored=300)
+        >>> round(noise(half, half), 4)
+        0.024
+    """
+    variance = 0.0
+    for entry in (one, other):
+        if entry.accuracy is None or not entry.scored or not 0 <= entry.accuracy <= 1:
+            return 0.0
+        share = (entry.accuracy * entry.scored + 1) / (entry.scored + 2)
+        variance += share * (1 - share) / (entry.scored + 2)
+    return CONFIDENT * math.sqrt(variance)
+
+
+def is_as_good(other: Entry, entry: Entry) -> bool:
+    """Return whether one entry is at least as good as another, and not by luck.
+
+    A larger net is expected to be better, so measuring it as equal is enough. A smaller one has to
+    be better by more than `noise`.
+    """
+    lead = score(other) - score(entry)
+    return lead >= (0 if other.macs > entry.macs else noise(other, entry))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
@@ -16,9 +17,29 @@ Metric: TypeAlias = Callable[[Any, Any], Any]
 """Mean score of one batch from (outputs, targets); larger is better."""
 
 
-def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the top-1 accuracy, 0 to 1, of class scores (N, C) against class numbers (N,)."""
-    return (outputs.argmax(1) == targets).double().mean()
+def accuracy(outputs: Any, targets: Tensor | None) -> Tensor:
+    """Return the top-1 accuracy, 0 to 1, of class scores (N, C, ...) against classes (N, ...).
+
+    Args:
+        outputs: the scores, or an output that holds them as its `logits`.
+        targets: class numbers.
+
+    Raises:
+        DataError: there are no such scores, or no targets; or they are a language model's scores
+            (N, T, V), whose targets may or may not be shifted.
+    """
+    scores = batches.scores_of(outputs)
+    if scores is not outputs and scores.dim() == 3:
+        raise DataError(
+            f"what accuracy means for the scores {tuple(scores.shape)} of a sequence is for you to "
+            "say: give metric=, such as metric=lambda outputs, labels: -outputs.loss"
+        )
+    if targets is None:
+        raise DataError(
+            f"accuracy needs targets, but the batch holds no {' or '.join(batches.TARGETS)}; name "
+            "them so, or give metric="
+        )
+    return (scores.argmax(1) == targets).double().mean()
 
 
 def evaluate(module: nn.Module, data: Iterable[Any], metric: Metric = accuracy) -> float:
@@ -26,8 +47,9 @@ def evaluate(module: nn.Module, data: Iterable[Any], metric: Metric = accuracy) 
 
     Args:
         module: is put into evaluation mode for the run and back into its own mode afterwards.
-        data: yields `(inputs, targets)` pairs.
-        metric: mean score of a batch; the default is top-1 accuracy.
+        data: yields `(inputs, targets)` pairs, or mappings of the model's keywords with "labels".
+        metric: mean score of a batch, from what the model returns and the targets; the default is
+            top-1 accuracy.
 
     Raises:
         DataError: there is no batch; or a batch is no pair, does not fit, holds NaN, or has a
@@ -55,6 +77,29 @@ def evaluate(module: nn.Module, data: Iterable[Any], metric: Metric = accuracy) 
     if not count:
         raise DataError("evaluation needs at least one batch, but the data yields none")
     return round(total / count, 12)  # so that equal counts are equal, however batched
+
+
+def check_metric(module: nn.Module, data: Iterable[Any], metric: Metric) -> None:
+    """Check on one batch that a module can be evaluated: before a long training, not after it.
+
+    Raises:
+        DataError: it cannot; or the data can be read only once.
+    """
+    check_rereadable(data)
+    evaluate(module, itertools.islice(data, 1), metric)
+
+
+def check_rereadable(data: Iterable[Any]) -> None:
+    """Check that held-out data can be read once for every subnet.
+
+    Raises:
+        DataError: it cannot.
+    """
+    if iter(data) is data:
+        raise DataError(
+            f"val= is read once for every subnet, and a {type(data).__name__} can be read only "
+            "once; give a DataLoader or a list of batches"
+        )
 
 
 def _scored(module: nn.Module, inputs: Any, targets: Any, metric: Metric) -> float:

@@ -23,6 +23,7 @@ from nestling.progress import Reporter
 from nestling.report.rows import Page
 from nestling.runfolder import RunFolder
 from nestling.supernet import Supernet
+from nestling.timing import check_narrow
 from nestling.training import Interrupted, default_optimizer
 
 MOST_HELD_OUT = 5000  # pictures; more would not make the accuracies much surer
@@ -49,6 +50,7 @@ class Settings:
         step: what the counts of the axes go in; 0 chooses hardware-friendly steps.
         held_out: training pictures that are kept aside for the accuracies; 0 chooses a share.
         weights: safetensors file to start from.
+        narrow: seconds for measuring which counts are worth having here; 0 for none.
     """
 
     model: str
@@ -66,6 +68,7 @@ class Settings:
     step: int = 0
     held_out: int = 0
     weights: str | None = None
+    narrow: float = 0
 
     def __post_init__(self) -> None:
         least = {"epochs": 1, "batch": 1, "threads": 0, "step": 0, "held_out": 0, "seed": 0}
@@ -77,6 +80,7 @@ class Settings:
                 )
         if not isinstance(self.lr, int | float) or not 0 < self.lr < 1e3:
             raise ModelError(f"--lr is a positive number such as 0.1, not {self.lr!r}")
+        check_narrow(self.narrow)
         methods.find(self.method)
 
     @property
@@ -202,6 +206,7 @@ def train(ready: Prepared, folder: RunFolder, reporter: Reporter, *, resume: boo
                 seed=settings.seed,
                 optimizer=lambda parameters: _optimizer(parameters, settings.lr),
                 precision=settings.precision,
+                narrow=settings.narrow,
                 checkpoint=folder.checkpoint,
                 resume=resume,
                 progress=reporter,

@@ -8,6 +8,7 @@ many entries are kept, which ones, and whether they form one range (then a view 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any, TypeAlias
 Counts: TypeAlias = Mapping[str, int]
 """Kept units per axis name; an axis that is missing keeps all of its units."""
 
+MOST = 16  # neighbours of which all runs are looked at
 DEEPEST = 100  # levels of products and concatenations that are read from JSON
 
 
@@ -144,6 +146,23 @@ def parts_of(extent: Extent) -> Iterator[Extent]:
         case Product(inner) | Concat(inner):
             for part in inner:
                 yield from parts_of(part)
+
+
+def pieces_of(extent: Extent) -> Iterator[Extent]:
+    """Yield the parts of an extent, neighbours of a product or concatenation together too.
+
+    Example:
+        >>> list(pieces_of(Concat((Along("a", 3), Along("b", 2), Fixed(4)))))[-1]
+        Concat(parts=(Along(axis='b', size=2), Fixed(size=4)))
+    """
+    for part in parts_of(extent):
+        yield part
+        if isinstance(part, (Product, Concat)):
+            inner = part.factors if isinstance(part, Product) else part.parts
+            if len(inner) <= MOST:
+                for start, stop in itertools.combinations(range(len(inner) + 1), 2):
+                    if 1 < stop - start < len(inner):
+                        yield type(part)(inner[start:stop])
 
 
 def substitute(extent: Extent, replace: Callable[[Along], Extent]) -> Extent:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from nestling import methods
 from nestling.checkpoint import RandomState
 from nestling.errors import ModelError
-from nestling.evaluation import Metric, accuracy
+from nestling.evaluation import Metric, accuracy, check_metric
 from nestling.menu import Menu, menu_of
+from nestling.narrowing import Narrowing
 from nestling.objectives.sandwich import Loss
 from nestling.progress import Reporter
+from nestling.spec import Spec
+from nestling.subnet import binding
 from nestling.supernet import Supernet
+from nestling.timing import check_narrow, narrowing_of
 from nestling.training import MakeOptimizer, Run
 
 
@@ -30,6 +36,7 @@ def fit(
     metric: Metric = accuracy,
     optimizer: MakeOptimizer | None = None,
     precision: str = "auto",
+    narrow: float = 0,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     progress: bool | Reporter = True,
@@ -39,19 +46,22 @@ def fit(
 
     Args:
         net: the supernet; its weights are trained in place.
-        train: training batches, `(inputs, targets)` pairs, iterated once an epoch; also used to
-            recalibrate norm statistics.
+        train: training batches, `(inputs, targets)` pairs or mappings of the model's keywords with
+            "labels", iterated once an epoch; also used to recalibrate norm statistics.
         val: held-out batches for the accuracies of the menu.
         method: one of `nestling.methods.names()`.
         epochs: passes over `train`.
         seed: of all random choices; the global random state is put back afterwards.
-        loss: from (outputs, targets); cross-entropy by default. With a loss of your own all subnets
+        loss: from (outputs, targets); by default the `loss` that the model's output holds, or the
+            cross-entropy of its scores. With a loss of your own all subnets
             train on it, without distillation, unless "uniform" is given `distill=` too.
         metric: mean score of a batch, larger is better; top-1 accuracy by default.
         optimizer: a function from parameters to a torch optimiser; SGD with momentum by default.
             Its learning rate is the peak of a warmed-up cosine schedule.
         precision: "auto" trains in bf16 with channels-last pictures where the device is faster so;
             "float32" and "bfloat16" force it.
+        narrow: seconds for measuring which counts are worth having on this device, see
+            `make_menu`; 0 takes what the method proposes. Nets that were trained alone stay.
         checkpoint: file in which the state is saved after every epoch and on Ctrl-C or SIGTERM; one
             that is there is replaced, unless the run resumes.
         resume: go on from `checkpoint` if it exists, exactly as if there had been no break. One
@@ -70,11 +80,14 @@ def fit(
         >>> menu = nestling.fit(net, train, val, epochs=20)
         >>> menu.save("model.nest")
     """
+    check_narrow(narrow)
     recipe = methods.find(method)
     methods.check_options(method, recipe, options)
     before = RandomState.now()
     reporter = progress if isinstance(progress, Reporter) else Reporter(quiet=not progress)
     try:
+        if val is not None:
+            check_metric(net.subnet(net.space.full), val, metric)
         run = Run(
             net,
             train,
@@ -93,12 +106,60 @@ def fit(
         with reporter:
             reporter.say(f"training in {run.precise} on {run.device}")
             modules = recipe(run, **options)
-        menu = menu_of(net, modules, val, calibrate=run.calibration(), metric=metric, measure=False)
+        menu = _made(run, modules, val, metric=metric, narrow=narrow)
         menu = _measured(menu, reporter)
     finally:
         before.restore()
-    facts = {"method": method, "epochs": epochs, "seed": seed, "precision": str(run.precise)}
+    facts: dict[str, Any] = {
+        "method": method,
+        "epochs": epochs,
+        "seed": seed,
+        "precision": str(run.precise),
+    }
+    if narrow:
+        facts["narrowed in"] = f"{narrow:g} s"
     return replace(menu, facts=facts)
+
+
+def _made(
+    run: Run,
+    modules: Mapping[str, tuple[Spec, nn.Module]],
+    val: Iterable[Any] | None,
+    *,
+    metric: Metric,
+    narrow: float,
+) -> Menu:
+    """Make the menu of a training, narrowed where that is asked for; not measured yet."""
+    net, reporter = run.net, run.reporter
+    found = _narrowing(net, modules, narrow, reporter) if narrow else None
+    batches = run.calibration()
+    menu = menu_of(
+        net, modules, val, calibrate=batches, metric=metric, measure=False, narrowing=found
+    )
+    if found is not None:
+        sizes = {axis.name: axis.size for axis in net.space.axes.values()}
+        for line in found.told(sizes, [entry.spec for entry in menu]):
+            reporter.say(f"with 1 example a call, {line}")
+    return menu
+
+
+def _narrowing(
+    net: Supernet,
+    modules: Mapping[str, tuple[Spec, nn.Module]],
+    seconds: float,
+    reporter: Reporter,
+) -> Narrowing | None:
+    """Measure which counts are worth having; None where that does not work, which is said."""
+    specs = [spec for spec, module in modules.values() if binding(module) is not None]
+    if not specs:
+        reporter.say("nothing is narrowed: these nets were trained alone, each at its own shape")
+        return None
+    reporter.say(f"measuring which counts are worth having here, for at most {seconds:g} s or so")
+    try:
+        return narrowing_of(net, specs, seconds=seconds)
+    except ModelError as error:
+        reporter.say(f"nothing is narrowed: {error}")
+        return None
 
 
 def _measured(menu: Menu, reporter: Reporter) -> Menu:
@@ -113,8 +174,5 @@ def _measured(menu: Menu, reporter: Reporter) -> Menu:
         reporter.say(f"latencies were not measured: {error}")
     for entry in menu:
         if not entry.offered:
-            reporter.say(
-                f"with 1 example a call, {entry.name} is not offered: another subnet is clearly "
-                "faster and as accurate"
-            )
+            reporter.say(f"with 1 example a call, {entry.name} is not offered: {entry.reason}")
     return menu

@@ -89,6 +89,8 @@ def space_from_json(value: Any) -> Space:
     ]
     notes = tuple(prose(note) for note in items(value["notes"]))
     blocks = tuple(_block(row, axes) for row in items(value.get("blocks", [])))
+    if len({block.module for block in blocks}) < len(blocks):
+        raise ValueError("two blocks of one module")
     settings = tuple(_setting(row, axes) for row in items(value.get("settings", [])))
     return Space(
         axes,
@@ -176,7 +178,7 @@ def _axis(row: Any) -> Axis:
 
 def _block(row: Any, axes: Mapping[str, Axis]) -> Block:
     module, axis, place, passage = row
-    if axis not in axes or axes[axis].kind != "depth" or number(place) >= axes[axis].size:
+    if axis not in axes or axes[axis].kind != "depth" or not 1 <= number(place) < axes[axis].size:
         raise ValueError(f"a block of the unknown depth axis {_short(axis)}")
     return Block(name(module), axis, place, passages.from_json(passage))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,29 @@ import torch
 from torch import Tensor, nn
 
 from nestling import modelfile
-from nestling.batch import blamed, check_finite, inputs_of, move, shapes
+from nestling.batch import blamed, check_finite, inputs_of, move, pair, size
 from nestling.costs import latency
 from nestling.costs.latency import Latency
-from nestling.entry import Entry, score
+from nestling.entry import Entry
 from nestling.errors import DataError, ModelError, SpecError, did_you_mean
-from nestling.evaluation import Metric, accuracy, evaluate
+from nestling.evaluation import Metric, accuracy, check_rereadable, evaluate
 from nestling.modelfile import Contents
+from nestling.narrowing import Narrowing
+from nestling.offers import settle_offers
 from nestling.profile import Key, Profile, this_key
 from nestling.spec import Spec
-from nestling.subnet import binding, pack
+from nestling.subnet import binding
 from nestling.supernet import Supernet
-from nestling.weights import Versions, cloned, fill, is_channels_last, lay_out, tensors_of
+from nestling.timing import (
+    NARROWING_SECONDS,
+    check_batch,
+    check_narrow,
+    narrowing_of,
+    packed_copy,
+    prepared,
+    waiting,
+)
+from nestling.weights import Versions, cloned, fill, tensors_of
 
 CALIBRATION = 50  # batches of training data that measure a subnet's norm statistics
 LATENCY_SECONDS = 1.0  # longest time to measure one entry
@@ -77,11 +88,13 @@ class Menu:
             offered = "yes" if entry.offered else "no"
             rows.append([entry.name, f"{entry.macs:,}", f"{entry.params:,}", reached, offered])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
+        lines = [
             f"{row[0]:<{widths[0]}}  "
             + "  ".join(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
             for row in rows
-        )
+        ]
+        hidden = [entry for entry in self.entries if entry.reason]
+        return "\n".join([*lines, *(f"{e.name} is not offered: {e.reason}" for e in hidden)])
 
     @property
     def full(self) -> Entry:
@@ -101,7 +114,7 @@ class Menu:
         """
         self.check_current()
         module = module_of(self.net, self[name])
-        return _packed(self.net, module) if packed else module
+        return packed_copy(self.net, module) if packed else module
 
     def check_current(self) -> None:
         """Check that units and weights are those that the menu was made of.
@@ -143,28 +156,51 @@ class Menu:
             ModelError: inputs cannot be made up, or the model fails on those that were.
             SpecError: the units were reordered or the weights changed since the menu was made.
         """
-        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-            raise ModelError(f"batch= is a whole number of at least 1, but it is {batch!r}")
-        signature = self.net.signature
+        check_batch(batch)
         device = next(self.net.parameters()).device
-        args, kwargs = signature.example(batch, device)
-        calls = {}
-        for entry in self.entries:
-            calls[entry.name] = _call(self.module(entry.name, packed=packed), args, kwargs)
-            try:
-                calls[entry.name]()
-            except Exception as error:
-                raise ModelError(
-                    f"latency is measured on made-up inputs, and the model fails on "
-                    f"{shapes((args, kwargs))}: {error}; measure another batch, or do without "
-                    "(measure=False)"
-                ) from error
-        synchronize = torch.cuda.synchronize if device.type == "cuda" else None
+        args, kwargs = self.net.signature.example(batch, device)
+        calls = {
+            entry.name: prepared(self.module(entry.name, packed=packed), args, kwargs)
+            for entry in self.entries
+        }
         table = latency.measure(
-            calls, precision=precision, seconds=seconds * len(calls), synchronize=synchronize
+            calls,
+            precision=precision,
+            seconds=seconds * len(calls),
+            synchronize=waiting(device),
         )
-        profile = self.profile.with_table(self.key(batch, backend(packed)), table)
-        return replace(self, profile=profile, entries=settle_offers(self.entries, table))
+        key = self.key(batch, backend(packed))
+        entries = settle_offers(self.entries, table, self.profile.narrowings.get(key))
+        return replace(self, profile=self.profile.with_table(key, table), entries=entries)
+
+    def narrowed(
+        self, batch: int = 1, *, seconds: float = NARROWING_SECONDS, packed: bool = False
+    ) -> Menu:
+        """Return the menu with what is measured here on which counts are worth having.
+
+        Its specs stay, since the accuracy of others is unknown. But a subnet that is no faster here
+        than a larger one of the menu, and no better, is no longer offered: that one takes its
+        place. What was found before on this device is not measured again. To replace specs by
+        larger ones that cost no time, make the menu here: `make_menu(..., narrow=seconds)`.
+
+        Args:
+            batch: examples in a call.
+            seconds: for all measurements together; what they do not suffice for stays open.
+            packed: time contiguous copies, for a packed `LoadedModel`.
+
+        Raises:
+            ModelError: inputs cannot be made up, or the model fails on those that were.
+            SpecError: the units were reordered or the weights changed since the menu was made.
+        """
+        check_batch(batch)
+        self.check_current()
+        key = self.key(batch, backend(packed))
+        known = self.profile.narrowings.get(key)
+        specs = [entry.spec for entry in self.entries]
+        found = narrowing_of(self.net, specs, batch, seconds=seconds, packed=packed, known=known)
+        profile = self.profile.with_narrowing(key, found)
+        entries = settle_offers(self.entries, self.profile.tables.get(key, {}), found)
+        return replace(self, profile=profile, entries=entries)
 
     def latencies(self, batch: int = 1, backend: str = "eager") -> Mapping[str, Latency]:
         """Return the latencies measured on this device with the present number of threads.
@@ -180,9 +216,7 @@ class Menu:
 
     def key(self, batch: int = 1, backend: str = "eager") -> Key:
         """Return what a profile of this menu on this device is filed under."""
-        parameter = next(self.net.parameters())
-        dtype = str(parameter.dtype).removeprefix("torch.")
-        return this_key(batch, device=parameter.device, backend=backend, dtype=dtype)
+        return _key(self.net, batch, backend)
 
     def identity(self) -> str:
         """Return what tells this menu from any other: a digest of its specs and weights."""
@@ -214,10 +248,18 @@ class Menu:
     def load(cls, path: str | Path, model: nn.Module | None = None) -> Menu:
         """Return the menu of a file, with its weights; `nestling.load` makes it ready to run.
 
+        What the file offers was settled where it was made. Where the profile beside it has a
+        narrowing of this device, with the present number of threads, that one decides instead.
+
         Raises:
             FileError: the file is missing, damaged, of another version, or does not fit the model.
         """
-        return cls(*modelfile.read(path, model))
+        menu = cls(*modelfile.read(path, model))
+        for key, narrowing in reversed(list(menu.profile.narrowings.items())):
+            if key == menu.key(key.batch):
+                table = menu.profile.tables.get(key, {})
+                return replace(menu, entries=settle_offers(menu.entries, table, narrowing))
+        return menu
 
 
 def make_menu(
@@ -228,6 +270,7 @@ def make_menu(
     calibrate: Iterable[Any] | None = None,
     metric: Metric = accuracy,
     measure: bool = True,
+    narrow: float = 0,
 ) -> Menu:
     """Return a menu for specs: each recalibrated, evaluated, counted and measured on this device.
 
@@ -239,11 +282,15 @@ def make_menu(
         calibrate: training batches; the first 50 measure each subnet's norm statistics.
         metric: mean score of a batch, larger is better; top-1 accuracy by default.
         measure: whether to measure latencies at batch 1 now.
+        narrow: seconds for measuring, at batch 1, which counts are worth having on this device: one
+            that is no faster than a larger one gives way to it. The specs' subnets then contain
+            those that were asked for, and fewer may be left. 0 takes the specs as they are.
 
     Raises:
         SpecError: an unknown axis or count, a name that is no plain text, or one spec under two
             names.
-        ModelError: the net has norm statistics, but `calibrate` is not given.
+        ModelError: the net has norm statistics, but `calibrate` is not given; or with `narrow`,
+            inputs cannot be made up.
         DataError: batches that do not fit, hold NaN, or are none.
 
     Example:
@@ -256,8 +303,18 @@ def make_menu(
             "subnets of a net with norm statistics must be recalibrated, but calibrate= is not "
             "given; pass training batches"
         )
+    check_narrow(narrow)
+    found = narrowing_of(net, named.values(), seconds=narrow) if narrow else None
     modules = {name: (spec, net.subnet(spec)) for name, spec in named.items()}
-    return menu_of(net, modules, val, calibrate=calibrate, metric=metric, measure=measure)
+    return menu_of(
+        net,
+        modules,
+        val,
+        calibrate=calibrate,
+        metric=metric,
+        measure=measure,
+        narrowing=found,
+    )
 
 
 def menu_of(
@@ -268,55 +325,45 @@ def menu_of(
     calibrate: Iterable[Any] | None,
     metric: Metric = accuracy,
     measure: bool = True,
+    narrowing: Narrowing | None = None,
 ) -> Menu:
     """Return a menu for modules that are subnets of a net or stand-alone nets of the same shapes.
+
+    With a `narrowing`, which is that of batch 1 on this device, subnets give way to the larger ones
+    that it shows to cost no time; stand-alone nets stay.
 
     Raises:
         DataError: batches that do not fit, hold NaN, or are none.
     """
-    if val is not None and iter(val) is val:
-        raise DataError(
-            f"val= is read once for every subnet, and a {type(val).__name__} can be read only "
-            "once; give a DataLoader or a list of batches"
-        )
+    if val is not None:
+        check_rereadable(val)
     batches = _first(calibrate, CALIBRATION) if net.private else []
+    if narrowing is not None:
+        modules = _narrowed(net, modules, narrowing)
     entries = []
     for name, (spec, module) in modules.items():
         tie = binding(module)
         if calibrate is not None and net.private and tie is not None and not tie.full:
             _recalibrate(net, module, batches)
-        score = None if val is None else evaluate(module, val, metric)
+        held_out = None if val is None else _Counted(val)
+        reached = None if held_out is None else evaluate(module, held_out, metric)
+        scored = held_out.examples if held_out is not None and metric is accuracy else None
         costs = net.space.macs(spec), net.space.params(spec), net.space.bytes(spec)
-        entries.append(Entry(name, spec, *costs, score, private=_private(net, module)))
+        private = _private(net, module)
+        entries.append(Entry(name, spec, *costs, reached, scored=scored, private=private))
     entries.sort(key=lambda entry: entry.macs, reverse=True)
     label = "accuracy" if metric is accuracy else getattr(metric, "__name__", "metric")
     menu = Menu(net, tuple(entries), label, net.order)
-    menu = replace(menu, profile=Profile(menu.identity(), {}))
+    profile = Profile(menu.identity(), {})
+    if narrowing is not None:
+        profile = profile.with_narrowing(menu.key(), narrowing)
+    menu = replace(menu, profile=profile)
     return menu.measured() if measure else menu
 
 
 def backend(packed: bool) -> str:
     """Return what the latencies of packed copies, or of views, are filed under."""
     return "packed" if packed else "eager"
-
-
-def settle_offers(entries: Sequence[Entry], table: Mapping[str, Latency]) -> tuple[Entry, ...]:
-    """Return the entries with `offered` False where another one is clearly faster and as accurate.
-
-    Clearly means that the 95 % intervals of the medians do not overlap. Such an entry stays listed,
-    so that a noisy machine does not change the menu's length.
-    """
-
-    def beaten(entry: Entry) -> bool:
-        return any(
-            table[other.name].high < table[entry.name].low and score(other) >= score(entry)
-            for other in entries
-            if other is not entry and other.name in table
-        )
-
-    return tuple(
-        replace(entry, offered=not (entry.name in table and beaten(entry))) for entry in entries
-    )
 
 
 def module_of(net: Supernet, entry: Entry) -> nn.Module:
@@ -335,16 +382,51 @@ def module_of(net: Supernet, entry: Entry) -> nn.Module:
 
 
 def _alone(net: Supernet, module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    packed = _packed(net, module)
+    packed = packed_copy(net, module)
     fill(packed, tensors)
     return packed
 
 
-def _packed(net: Supernet, module: nn.Module) -> nn.Module:
-    packed = pack(module)
-    if is_channels_last(net.parameters()):
-        lay_out(packed, torch.channels_last)
-    return packed.eval()
+def _narrowed(
+    net: Supernet, modules: Mapping[str, tuple[Spec, nn.Module]], narrowing: Narrowing
+) -> dict[str, tuple[Spec, nn.Module]]:
+    """Return the modules, subnets replaced by those that a narrowing uses; equal ones once.
+
+    Names that tell the share of MACs are made anew; those of the user stay.
+    """
+    used = {
+        # Only what shares the net's weights has more units to take.
+        name: spec if binding(module) is None else Spec(net.space, narrowing.used(spec))
+        for name, (spec, module) in modules.items()
+    }
+    # What was asked for keeps its name where a smaller one is rounded up to it.
+    taken = {spec for name, (spec, _) in modules.items() if used[name] == spec}
+    found: dict[str, tuple[Spec, nn.Module]] = {}
+    for name, (spec, module) in modules.items():
+        if used[name] == spec:
+            found[name] = spec, module
+        elif used[name] not in taken:
+            taken.add(used[name])
+            found[name] = used[name], net.subnet(used[name])
+    before = {name: spec for name, (spec, _) in modules.items()}
+    if names_for(net, before.values()) != before:
+        return found
+    named = names_for(net, [spec for spec, _ in found.values()])
+    return dict(zip(named, found.values(), strict=True))
+
+
+class _Counted:
+    """Batches that count their examples while they are read."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self._batches = batches
+        self.examples = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.examples = 0
+        for batch in self._batches:
+            yield batch
+            self.examples += size(pair(batch)[0])
 
 
 def _private(net: Supernet, module: nn.Module) -> dict[str, Tensor]:
@@ -441,11 +523,7 @@ def _first(batches: Iterable[Any] | None, count: int) -> list[Any]:
     return found
 
 
-def _call(
-    module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Callable[[], object]:
-    def run() -> object:
-        with torch.no_grad():
-            return module(*args, **kwargs)
-
-    return run
+def _key(net: Supernet, batch: int, backend: str) -> Key:
+    parameter = next(net.parameters())
+    dtype = str(parameter.dtype).removeprefix("torch.")
+    return this_key(batch, device=parameter.device, backend=backend, dtype=dtype)

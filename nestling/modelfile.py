@@ -26,6 +26,7 @@ from nestling.header import (
     name,
     number,
     permutation,
+    prose,
     score,
     space_from_json,
     space_to_json,
@@ -33,6 +34,7 @@ from nestling.header import (
 )
 from nestling.models import build, built
 from nestling.profile import ForeignProfile, Profile, beside
+from nestling.setting import Setting, holder_of
 from nestling.signature import Signature
 from nestling.spec import Attribute, Space, Spec
 from nestling.supernet import Supernet
@@ -69,7 +71,7 @@ def save(menu: Contents, path: Path) -> Path:
     with _guarded(f"cannot save {path}: the menu", "change what is saved"):
         _check_header(header, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
     container.write(path, header, tensors)
-    if menu.profile.tables:
+    if menu.profile.tables or menu.profile.narrowings:
         menu.profile.save(beside(path))
     else:
         with contextlib.suppress(OSError):  # one that stays is not used: it has another identity
@@ -192,6 +194,8 @@ def _header(menu: Contents) -> dict[str, Any]:
                 "bytes": entry.bytes,
                 "accuracy": entry.accuracy,
                 "offered": entry.offered,
+                "reason": entry.reason,
+                "scored": entry.scored,
                 "private": sorted(entry.private),
             }
             for entry in menu.entries
@@ -250,7 +254,8 @@ def _check_header(
             raise ValueError(f"there is no buffer {key!r}")
     for row in rows:
         shared = row["spec"] == dict(space.full) or not private
-        allowed = [private, set(space.layouts)] + ([set()] if shared else [])
+        present = set(space.present(row["spec"]))
+        allowed = [private & present, present] + ([set()] if shared else [])
         if set(row["private"]) not in allowed:
             raise ValueError(f"{row['name']!r} has tensors of its own that are no norm statistics")
         for key in row["private"]:
@@ -314,10 +319,22 @@ def _check_space(module: nn.Module, space: Space) -> None:
         if type(value) is not int or value != attribute.extent.size:
             where = f"{attribute.module}.{attribute.name}".lstrip(".")
             raise ValueError(f"{where} is no size of {attribute.extent.size}")
+    for block in space.blocks:
+        module.get_submodule(block.module)  # an error if there is none
+    for setting in space.settings:
+        value = _attribute_value(module.get_submodule(setting.module), setting)
+        if setting.length:
+            value = len(value) if isinstance(value, (tuple, list)) else value
+        # A config may leave it to the class (None) what a size is.
+        fits = type(value) is int and value == setting.extent.size
+        if not fits and (value is not None or setting.index is not None):
+            where = f"{setting.module}.{setting.name}".lstrip(".")
+            raise ValueError(f"{where} is {value!r:.40}, not {setting.extent.size}")
 
 
-def _attribute_value(owner: nn.Module, attribute: Attribute) -> object:
-    value = vars(owner).get(attribute.name)
+def _attribute_value(owner: nn.Module, attribute: Attribute | Setting) -> object:
+    holder, key = holder_of(owner, attribute.name)
+    value = vars(holder).get(key)
     if attribute.index is None:
         return value
     at = number(attribute.index)
@@ -335,6 +352,8 @@ def _row(space: Space, row: Any) -> dict[str, Any]:
         "bytes": number(row["bytes"]),
         "accuracy": score(row["accuracy"]),
         "offered": row["offered"],
+        "reason": prose(row.get("reason", "")),
+        "scored": None if row.get("scored") is None else number(row["scored"]),
         "private": [name(key) for key in items(row["private"])],
     }
 

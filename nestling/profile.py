@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ import torch
 from nestling import container
 from nestling.costs.latency import Latency
 from nestling.errors import BudgetError, FileError
+from nestling.narrowing import Narrowing
 
 FORMAT = "nestling-profile"
 VERSION = 1
@@ -104,6 +105,8 @@ class Profile:
         file_id: identity of the model file (or menu) that the figures belong to.
         tables: key -> name of the entry -> latency in milliseconds.
         machines: key -> what `machine()` said when that table was measured.
+        narrowings: key -> which counts are worth having under these conditions; the one that was
+            measured last stands last.
 
     Raises:
         FileError: figures that are not finite and positive, or not in order.
@@ -118,6 +121,7 @@ class Profile:
     file_id: str
     tables: Mapping[Key, Mapping[str, Latency]] = field(default_factory=dict)
     machines: Mapping[Key, Mapping[str, str]] = field(default_factory=dict)
+    narrowings: Mapping[Key, Narrowing] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key, table in self.tables.items():
@@ -156,7 +160,19 @@ class Profile:
             self.file_id,
             {**self.tables, key: dict(table)},
             {**self.machines, key: machine()},
+            self.narrowings,
         )
+
+    def with_narrowing(self, key: Key, narrowing: Narrowing) -> Profile:
+        """Return a profile with a narrowing that was just measured here, in place of an older one.
+
+        Example:
+            >>> key = Key("some processor", "eager", threads=2, batch=1, dtype="float32")
+            >>> Profile("abc").with_narrowing(key, Narrowing()).narrowings[key]
+            Narrowing(axes=(), specs=(), open=0)
+        """
+        others = {each: found for each, found in self.narrowings.items() if each != key}
+        return replace(self, narrowings={**others, key: narrowing})
 
     def save(self, path: container.StrPath) -> None:
         """Write the profile as JSON, whole or not at all.
@@ -173,6 +189,11 @@ class Profile:
             for key, table in self.tables.items()
         ]
         content = {"format": FORMAT, "version": VERSION, "file_id": self.file_id, "tables": tables}
+        if self.narrowings:
+            content["narrowings"] = [
+                {"key": asdict(key), **narrowing.to_json()}
+                for key, narrowing in self.narrowings.items()
+            ]
         container.write_json(path, content)
 
     @classmethod
@@ -202,7 +223,9 @@ class Profile:
                 f"{content.get('file_id')!r:.80}, the model's is {file_id!r}); {_CURE}"
             )
         try:
-            return _from_tables(file_id, _typed(content.get("tables"), list, "tables"))
+            profile = _from_tables(file_id, _typed(content.get("tables"), list, "tables"))
+            rows = _typed(content.get("narrowings", []), list, "narrowings")
+            return replace(profile, narrowings=_narrowings(rows))
         except ValueError as problem:
             raise FileError(f"cannot read {path}: {problem}; {_CURE}") from problem
 
@@ -231,6 +254,17 @@ def _from_tables(file_id: str, rows: list[Any]) -> Profile:
         facts = _typed(row.get("machine"), dict, "machine")
         machines[key] = {name: _typed(fact, str, "a fact") for name, fact in facts.items()}
     return Profile(file_id, tables, machines)
+
+
+def _narrowings(rows: list[Any]) -> dict[Key, Narrowing]:
+    found: dict[Key, Narrowing] = {}
+    for row in rows:
+        rest = dict(_typed(row, dict, "a narrowing"))
+        key = _filled(Key, rest.pop("key", None), "a key")
+        if key in found:
+            raise ValueError(f"a key has one narrowing, and ({key}) has two")
+        found[key] = Narrowing.from_json(rest)
+    return found
 
 
 def _typed(value: Any, kind: type[_T], what: str) -> _T:

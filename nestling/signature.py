@@ -23,18 +23,26 @@ DTYPES = (
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Shape and dtype of one input, as it was given."""
+    """Shape and dtype of one input, as it was given.
+
+    Attributes:
+        shape: with the batch that was given.
+        dtype: its name, as in torch.
+        ones: whether it was a mask that hides nothing: whole numbers or truth values that are all
+            one. Zeros would hide everything, which is another run of the model.
+    """
 
     shape: tuple[int, ...]
     dtype: str
+    ones: bool = False
 
     def example(self, shape: Sequence[int], device: torch.device) -> Tensor:
-        """Return an input of this dtype: random numbers, or zeros for integers."""
+        """Return an input of this dtype: random numbers, or all zeros or ones for integers."""
         dtype = getattr(torch, self.dtype)
         if dtype.is_floating_point:
             generator = torch.Generator().manual_seed(0)
             return torch.randn(shape, generator=generator).to(device, dtype)
-        return torch.zeros(shape, dtype=dtype, device=device)
+        return torch.full(shape, int(self.ones), dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
@@ -127,17 +135,21 @@ def _spec(value: Any) -> TensorSpec | None:
         return None
     dtype = str(value.dtype).removeprefix("torch.")
     storable = dtype in DTYPES and value.numel() <= LARGEST
-    return TensorSpec(tuple(value.shape), dtype) if storable else None
+    whole = not value.is_floating_point() and not value.is_complex() and value.numel() > 0
+    ones = storable and whole and bool((value == 1).all())
+    return TensorSpec(tuple(value.shape), dtype, ones) if storable else None
 
 
 def _json(spec: TensorSpec | None) -> Any:
-    return None if spec is None else [list(spec.shape), spec.dtype]
+    if spec is None:
+        return None
+    return [list(spec.shape), spec.dtype, *([True] if spec.ones else [])]
 
 
 def _from_json(value: Any) -> TensorSpec | None:
     if value is None:
         return None
-    shape, dtype = value
+    shape, dtype, *ones = value
     if not isinstance(shape, list) or len(shape) > MAX_RANK:
         raise ValueError(f"not a shape: {str(shape)[:40]}")
     for length in shape:
@@ -145,4 +157,6 @@ def _from_json(value: Any) -> TensorSpec | None:
             raise ValueError(f"not a length: {str(length)[:40]}")
     if dtype not in DTYPES:
         raise ValueError(f"not a dtype: {str(dtype)[:40]}")
-    return TensorSpec(tuple(shape), dtype)
+    if ones not in ([], [True]):
+        raise ValueError(f"not a kind of input: {str(ones)[:40]}")
+    return TensorSpec(tuple(shape), dtype, bool(ones))

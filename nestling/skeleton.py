@@ -57,7 +57,7 @@ def copy_skeleton(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     if known is not None:
         return known  # type: ignore[no-any-return]
     kind: Any = type(module)
-    if not _is_ordinary(kind):
+    if not is_ordinary(kind):
         return copy.deepcopy(module, memo)
     twin: nn.Module = kind.__new__(kind)
     memo[id(module)] = twin
@@ -106,7 +106,7 @@ def _copy_part(key: str, value: Any, memo: dict[int, Any]) -> Any:
 
 
 @functools.lru_cache(maxsize=512)
-def _is_ordinary(kind: Any) -> bool:
+def is_ordinary(kind: Any) -> bool:
     """Return whether a class leaves it to `nn.Module` how it is copied."""
     return (
         all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in _OF_MODULE)

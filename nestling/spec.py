@@ -17,6 +17,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from nestling import extent as extents
+from nestling import setting
 from nestling.description import describe
 from nestling.errors import BudgetError, SpecError, did_you_mean
 from nestling.extent import Along, Counts, Extent, Fixed
@@ -359,6 +360,27 @@ class Space:
             if extents.kept_range(self.layouts[tensor].extents[dim], half) is None
         ]
 
+    # -- what the model's config can say ------------------------------------------------------
+
+    def config_conflicts(self, spec: Counts) -> list[str]:
+        """Return what the config of a subnet cannot say of it, a line each; nothing if it says all.
+
+        Where it says all, the subnet's class builds the subnet from its config, so that a library
+        loads what it saved. Where it does not, loading fails on sizes that do not match.
+        """
+        return setting.conflicts(self.axes, self.settings, spec)
+
+    def config_spec(self, spec: Counts) -> Spec:
+        """Return the spec nearest to another one of which the model's config can say all.
+
+        It is within the other one where it can be.
+
+        Example:
+            >>> spec = net.space.config_spec(net.space.spec(width=0.5))
+            >>> nestling.pack(net.subnet(spec)).save_pretrained("half")
+        """
+        return Spec(self, setting.fitted(self.axes, self.settings, spec))
+
     def elastic_share(self) -> float:
         """Return the share of the parameters that belong to tensors with an elastic dimension."""
         elastic = total = 0
@@ -449,7 +471,7 @@ class Space:
                 )
                 for given in self.rewrites
             ),
-            settings=tuple(setting.substituted(change) for setting in self.settings),
+            settings=tuple(each.substituted(change) for each in self.settings),
         )
 
 

@@ -14,7 +14,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, cast
 
 import torch
@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from nestling import extent as extents
 from nestling.cut import Cut
-from nestling.errors import SpecError, UncalibratedWarning
+from nestling.errors import ModelError, SpecError, UncalibratedWarning
 from nestling.extent import Counts
 from nestling.passage import passed_by
-from nestling.setting import apply, holder_of, is_config
 from nestling.rewrite import rewrite
+from nestling.setting import apply, holder_of, is_config
 from nestling.skeleton import copy_attributes, copy_skeleton
 from nestling.spec import Attribute, Space
 from nestling.tether import GatherTether, SharedGradient, Tether, tether
@@ -51,8 +51,10 @@ __all__ = [
     "set_attributes",
 ]
 
+_SAVE = "save_pretrained"  # how several libraries save a model: its weights and its config
 # What a live subnet holds besides its class's own: `pack` leaves it out.
-_OWN = ("_nestling", "_apply", "zero_grad", "__deepcopy__", "__reduce_ex__")
+_REDUCER = "_ddp_params_and_buffers_to_ignore"  # what DistributedDataParallel reads of a module
+_OWN = ("_nestling", "_apply", "zero_grad", "__deepcopy__", "__reduce_ex__", _REDUCER, _SAVE)
 _ORDER = "nestling_order"  # what a packed copy remembers
 _BUILDER = "nestling_builder"  # what a net of `models` remembers
 
@@ -199,7 +201,8 @@ def build(
             block = model.get_submodule(passed.module)
             memo[id(block)] = passed_by(block, passed.passage, copy_attributes(block, memo))
         subnet = copy_skeleton(model, memo)
-    set_attributes(subnet, [a for a in space.attributes if not absent(a.module)], counts)
+    present = (_where_present(attribute, model, absent) for attribute in space.attributes)
+    set_attributes(subnet, [a for a in present if a is not None], counts)
     apply(subnet, space.settings, counts)
     if not full:
         for module in subnet.modules():
@@ -208,8 +211,29 @@ def build(
             if not absent(given.module):
                 path = given.module
                 rewrite(subnet.get_submodule(path), model.get_submodule(path), given, counts)
-    _attach(subnet, tie)
+    _attach(subnet, tie, functools.partial(space.config_conflicts, counts))
     return subnet
+
+
+def _where_present(
+    attribute: Attribute, model: nn.Module, absent: Callable[[str], bool]
+) -> Attribute | None:
+    """Return a size attribute of a module that a subnet has, or of a config that it shares.
+
+    One config serves all blocks; it must tell the sizes of those that stay, also where the
+    attribute was found in one that is passed by.
+    """
+    if not absent(attribute.module):
+        return attribute
+    first, dot, rest = attribute.name.partition(".")
+    if not dot:
+        return None
+    config = vars(model.get_submodule(attribute.module)).get(first)
+    for path, module in model.named_modules():
+        for key, value in vars(module).items():
+            if value is config and not absent(path):
+                return replace(attribute, module=path, name=f"{key}.{rest}")
+    return None
 
 
 def set_attributes(module: nn.Module, attributes: Iterable[Attribute], counts: Counts) -> None:
@@ -332,7 +356,7 @@ def _own_buffer(tie: Binding, name: str, buffer: Tensor, cut: Cut, private: bool
     return own
 
 
-def _attach(subnet: nn.Module, tie: Binding) -> None:
+def _attach(subnet: nn.Module, tie: Binding, conflicts: Callable[[], list[str]]) -> None:
     reference = weakref.ref(subnet)
     state = subnet.__dict__
     state["_nestling"] = tie
@@ -340,6 +364,10 @@ def _attach(subnet: nn.Module, tie: Binding) -> None:
     state["zero_grad"] = functools.partial(_zero_grad, reference)
     state["__deepcopy__"] = functools.partial(_deepcopy, reference)
     state["__reduce_ex__"] = functools.partial(_reduce, reference)
+    if callable(getattr(type(subnet), _SAVE, None)):
+        # Not a weak one: `net.subnet(spec).save_pretrained(path)` holds nothing else.
+        state[_SAVE] = functools.partial(_save, subnet, conflicts)
+    state[_REDUCER] = _NoReducer()
     parts: dict[str, dict[str, GatherTether]] = {}
     for name, gather in tie.gathers():
         path = name.rpartition(".")[0]
@@ -352,6 +380,20 @@ def _attach(subnet: nn.Module, tie: Binding) -> None:
         part.register_forward_pre_hook(Hook(fill), prepend=True)
         part.register_state_dict_pre_hook(Hook(fill.always))  # type: ignore[no-untyped-call]
     expect_calibration(subnet)
+
+
+class _NoReducer:
+    """Refuses `DistributedDataParallel`, which puts gradients of its own in the place of slices."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[str]:
+        raise ModelError(
+            "a live subnet cannot be wrapped in DistributedDataParallel, which would replace its "
+            "slices of the shared gradients; run the subnets as they are and average the shared "
+            "gradients once a step (dist.all_reduce(p.grad) for p in net.parameters()), or wrap "
+            "nestling.pack(subnet)"
+        )
 
 
 class _Refresh:
@@ -462,6 +504,20 @@ def _deepcopy(subnet: weakref.ref[nn.Module], memo: dict[int, Any]) -> nn.Module
 def _reduce(subnet: weakref.ref[nn.Module], protocol: int) -> Any:
     """Pickle and `torch.save` store a packed copy: views would drag all shared weights along."""
     return pack(_alive(subnet)).__reduce_ex__(protocol)
+
+
+def _save(subnet: nn.Module, conflicts: Callable[[], list[str]], *args: Any, **kwargs: Any) -> Any:
+    """`subnet.save_pretrained(...)`: saves a packed copy, as its class does it."""
+    lines = conflicts()
+    if lines:
+        warnings.warn(
+            "the config that is saved cannot say all of this subnet, so the library will refuse to "
+            f"load it: {'; '.join(lines[:3])}{' ...' if len(lines) > 3 else ''}; save the subnet "
+            "of net.space.config_spec(spec) instead",
+            UserWarning,
+            stacklevel=2,
+        )
+    return getattr(pack(subnet), _SAVE)(*args, **kwargs)
 
 
 def _alive(subnet: weakref.ref[nn.Module]) -> nn.Module:

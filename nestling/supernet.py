@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import weakref
 import zlib
@@ -18,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from nestling import extent as extents
 from nestling.construction import (
     check_model,
+    check_skeleton,
     check_step,
     copied,
     first_run,
@@ -31,7 +31,9 @@ from nestling.recalibration import recalibrate
 from nestling.signature import Signature
 from nestling.spec import Space, Spec
 from nestling.subnet import binding, build, order_of, rebind, refuse
+from nestling.surroundings import undisturbed
 from nestling.tether import SharedGradient
+from nestling.weights import duplicate
 
 POOL = 64  # live subnets that a supernet keeps for training, the least recently used dropped first
 
@@ -56,7 +58,7 @@ class Supernet:
             index, a list of them, or a function of the returned value. What is not needed does not
             keep its size.
         freeze: axes that shall not be cut: names or patterns of axes, parameters or modules.
-        tie: groups of axis names that shall be cut together.
+        tie: groups of axis names that shall be cut together, or patterns that match all of a group.
         step: what the counts go in, for all axes or by axis name; the default is hardware-friendly.
 
     Raises:
@@ -75,21 +77,23 @@ class Supernet:
         kwargs: dict[str, Any] | None = None,
         outputs: Any = None,
         freeze: Iterable[str] = (),
-        tie: Iterable[Sequence[str]] = (),
+        tie: Iterable[str | Sequence[str]] = (),
         step: int | Mapping[str, int] | None = None,
     ) -> None:
         check_model(model)
         check_step(step)
-        own = copied(model)
         pick = picker(outputs)
         options = dict(kwargs or {})
-        before = {name: m.training for name, m in own.named_modules()}
-        own.eval()
-        first_run(own, args, options)
-        space = proven_space(own, args, options, pick, freeze, tie, step)
-        private = private_buffers(own, args, options)
+        with undisturbed(model):
+            own = copied(model)
+            before = {name: m.training for name, m in own.named_modules()}
+            own.eval()
+            first_run(own, args, options, model)
+            check_skeleton(own)
+            space = proven_space(own, args, options, pick, freeze, tie, step)
+            private = private_buffers(own, args, options)
         for name, module in own.named_modules():
-            module.training = before[name]
+            module.training = before.get(name, model.training)  # the first run may add modules
         orders = {name: tuple(range(axis.size)) for name, axis in space.axes.items()}
         self._setup(own, space, orders, private, Signature.of(args, options))
 
@@ -212,7 +216,7 @@ class Supernet:
     def __deepcopy__(self, memo: dict[int, Any]) -> Supernet:
         """Return a supernet of its own weights, without live subnets."""
         twin = memo[id(self)] = type(self).__new__(type(self))
-        model = copy.deepcopy(self._model, memo)
+        model = memo[id(self._model)] = duplicate(self._model, memo)
         twin._setup(model, self._space, self._orders, self._private, self._signature)
         return twin
 
@@ -278,7 +282,7 @@ class Supernet:
         Raises:
             ModelError: there is no batch.
         """
-        recalibrate(_uncompiled(subnet), batches, self._private)
+        recalibrate(_unwrapped(subnet), batches, self._private)
         return subnet
 
     def absorb(self, spec: Mapping[str, int], packed: nn.Module) -> nn.Module:
@@ -295,7 +299,7 @@ class Supernet:
             SpecError: the copy's tensors are not those of the spec, or its units are in another
                 order. Nothing is written then.
         """
-        packed = _uncompiled(packed)
+        packed = _unwrapped(packed)
         order = order_of(packed)
         if order is not None and order != self._order:
             raise SpecError(
@@ -405,11 +409,15 @@ class Supernet:
         return Spec(self._space, spec)  # also a `Spec`: it may be of another space
 
 
-def _uncompiled(module: nn.Module) -> nn.Module:
-    """Return the module that `torch.compile` has wrapped; another one as it is."""
-    while isinstance(inner := module._modules.get("_orig_mod"), nn.Module):
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """Return what `torch.compile` or a data-parallel wrapper holds; another module as it is."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        key = "module" if isinstance(module, parallel) else "_orig_mod"
+        inner = module._modules.get(key)
+        if not isinstance(inner, nn.Module):
+            return module
         module = inner
-    return module
 
 
 def _checked_order(space: Space, name: str, order: Sequence[int]) -> tuple[int, ...]:

@@ -26,9 +26,10 @@ from nestling.axes.reference import Replayer, cut, run_masked
 from nestling.axes.residual import dropped
 from nestling.axes.scales import Follows, Numbers, can_follow, followed
 from nestling.axes.structure import tensors_in
+from nestling.axes.ties import expression_of
 from nestling.axes.tracer import run
 from nestling.errors import UncalibratedWarning
-from nestling.extent import Along, Counts, Extent
+from nestling.extent import Along, Concat, Counts, Extent, Product
 from nestling.spec import Space, Spec
 from nestling.subnet import binding
 from nestling.supernet import Supernet
@@ -173,21 +174,33 @@ class _Masked:
 
 
 def _owners(found: Space, proven: Space, atoms: Mapping[str, Atom]) -> Iterator[tuple[Atom, str]]:
-    """Yield the traced atoms with the proven axis that each belongs to, by where they stand."""
+    """Yield the traced atoms with the proven axis that each belongs to, by where they stand.
+
+    An atom that has become several axes is bound to what these are made of.
+    """
+    owners: dict[Atom, str] = {}
+    became: dict[Atom, Extent] = {}
     for name, layout in found.layouts.items():
         for one, other in zip(layout.extents, proven.layouts[name].extents, strict=True):
-            for here, there in zip(_parts(one), _parts(other), strict=True):
-                if isinstance(here, Along) and isinstance(there, Along):
-                    yield atoms[here.axis], there.axis
+            for here, there in _pairs(one, other):
+                if isinstance(there, Along):
+                    owners[atoms[here.axis]] = there.axis
+                elif any(extents.axes_of(there)):
+                    became[atoms[here.axis]] = there
+    whole = {name: atom for atom, name in owners.items()}
+    for atom, extent in became.items():
+        atom.bound = expression_of(extent, whole)
+    yield from owners.items()
 
 
-def _parts(extent: Extent) -> Iterator[Extent]:
-    match extent:
-        case extents.Product(inner) | extents.Concat(inner):
-            for part in inner:
-                yield from _parts(part)
-        case _:
-            yield extent
+def _pairs(found: Extent, proven: Extent) -> Iterator[tuple[Along, Extent]]:
+    """Yield every axis of an extent as it was found, with what stands in its place."""
+    match found, proven:
+        case Along(), _:
+            yield found, proven
+        case (Product(parts), Product(inner)) | (Concat(parts), Concat(inner)):
+            for one, other in zip(parts, inner, strict=True):
+                yield from _pairs(one, other)
 
 
 def _assert_slope(

@@ -21,6 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from nestling.cut import Cut
 from nestling.errors import ModelError
 from nestling.skeleton import Hooks
+from nestling.weights import parameter_like
 
 _FILLING = threading.Lock()  # held while a gathered copy is compared and filled
 
@@ -260,7 +261,7 @@ def tether(shared: SharedGradient, cut: Cut) -> tuple[nn.Parameter, Tether]:
     # A view of detach(), never of .data: the version counter must stay the shared parameter's.
     part = cut.take(parameter.detach())
     elastic = part.is_floating_point() or part.is_complex()
-    leaf = nn.Parameter(part, requires_grad=elastic)
+    leaf = parameter_like(part, parameter, requires_grad=elastic)
     tie: Tether
     if cut.gathered:
         tie = GatherTether(parameter, leaf, cut, shared)

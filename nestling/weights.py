@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_leaves
+
+_OWN = ("_parameters", "_buffers", "_modules")
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
@@ -17,6 +23,83 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     Unlike a state dict this has the buffers that are not persistent too: a run may change them.
     """
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def loose_tensors(module: nn.Module) -> list[Tensor]:
+    """Return the tensors that modules hold as plain attributes, also in lists and dicts."""
+    held = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+    found = {}
+    for part in module.modules():
+        for key, value in vars(part).items():
+            if key not in _OWN:
+                for leaf in tree_leaves(value):
+                    if isinstance(leaf, Tensor) and id(leaf) not in held:
+                        found[id(leaf)] = leaf
+    return list(found.values())
+
+
+def duplicate(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """Return `copy.deepcopy(module, memo)`, also where a run with gradients left something.
+
+    Such tensors (a layer's last output, the weight that a hook computes) cannot be copied with
+    their graph; the copy has their values. Parameters keep attributes of their own.
+    """
+    memo = {} if memo is None else memo
+    for parameter in module.parameters():
+        if vars(parameter) and not isinstance(parameter, UninitializedParameter):
+            values = parameter.detach().clone(memory_format=torch.preserve_format)
+            memo[id(parameter)] = parameter_like(values, parameter, parameter.requires_grad)
+    for tensor in loose_tensors(module):
+        if not tensor.is_leaf:
+            memo.setdefault(id(tensor), tensor.detach().clone())
+    return copy.deepcopy(module, memo)
+
+
+@contextmanager
+def substituted(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Put other tensors in the place of a module's own, wherever these are held, for a block.
+
+    `torch.func.functional_call` leaves the wrong weights behind in a module that is registered
+    under two names.
+
+    Args:
+        module: whose tensors are replaced.
+        tensors: by the names that `tensors_of` gives.
+    """
+    own = tensors_of(module)
+    instead = {id(own[name]): _in_kind(tensor, own[name]) for name, tensor in tensors.items()}
+    places: list[tuple[dict[str, Any], str, Tensor]] = []
+    for part in module.modules():
+        for table in cast(list[dict[str, Any]], [part._parameters, part._buffers]):
+            places += [
+                (table, k, t) for k, t in table.items() if id(t) in instead and t is not None
+            ]
+    try:
+        for table, key, tensor in places:
+            table[key] = instead[id(tensor)]
+        yield
+    finally:
+        for table, key, tensor in places:
+            table[key] = tensor
+
+
+def _in_kind(tensor: Tensor, own: Tensor) -> Tensor:
+    """Return a tensor that has the methods and attributes that the code may expect of its own."""
+    if isinstance(own, nn.Parameter) and (type(own) is not nn.Parameter or vars(own)):
+        with _disable_current_modes():  # no op of the model's
+            return parameter_like(tensor.detach(), own, tensor.requires_grad)
+    return tensor
+
+
+def parameter_like(data: Tensor, parameter: nn.Parameter, requires_grad: bool) -> nn.Parameter:
+    """Return a parameter of other values, of the same class and with the same attributes."""
+    kind = type(parameter)
+    if kind is nn.Parameter:
+        made = nn.Parameter(data, requires_grad=requires_grad)
+    else:
+        made = Tensor._make_subclass(kind, data, requires_grad)
+    made.__dict__.update(vars(parameter))
+    return made
 
 
 def cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,11 @@ def test_pairs():
     assert batch.pair((1, 2)) == batch.pair([1, 2]) == (1, 2)
     assert batch.inputs_of((1, 2)) == 1
     assert batch.inputs_of("bare") == "bare"
-    for bad, message in ((3, "got int"), ((1, 2, 3), "tuple of 3"), ({"a": 1}, "got dict")):
+    keywords = {"x": 1, "labels": 2}
+    assert batch.inputs_of(keywords) is batch.pair(keywords)[0] is keywords
+    assert batch.pair(keywords)[1] == batch.pair({"label_ids": 2})[1] == 2
+    assert batch.pair({"x": 1}) == ({"x": 1}, None)
+    for bad, message in ((3, "got int"), ((1, 2, 3), "tuple of 3")):
         with pytest.raises(DataError, match=message):
             batch.pair(bad)
 

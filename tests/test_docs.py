@@ -33,7 +33,7 @@ def test_the_example_of_an_own_model_runs(capsys):
     assert "right" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/models.md"])
 def test_python_blocks_parse(page):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert blocks
@@ -53,6 +53,26 @@ def test_the_listing_of_the_guide_runs(tmp_path):
         assert model(x, **budget).shape == (3, 10)
     assert model(x[:1], latency_ms=1e3).shape == (1, 10)
     assert model.choose(latency_ms=1e3).name in {entry.name for entry in menu}
+
+
+def test_the_page_on_own_models_runs(capsys):
+    """Its listings run one after the other; what is shown as text is what was printed before."""
+    page = (ROOT / "docs" / "models.md").read_text()
+    blocks = re.findall(r"```(python|text)\n(.*?)```", page, re.DOTALL)
+    assert {kind for kind, _ in blocks} == {"python", "text"}
+    namespace = {"__name__": "page"}
+    try:
+        for kind, block in blocks:
+            if kind == "text":
+                assert capsys.readouterr().out == block
+            else:
+                torch.manual_seed(0)
+                exec(compile(block, "docs/models.md", "exec"), namespace)
+    finally:
+        known = nestling.axes.rules.RULES.pop("gated_norm", None)
+    assert known is not None
+    with pytest.raises(nestling.ModelError, match="no rule for the op 'gated_norm'"):
+        nestling.Supernet(namespace["Gated"](), torch.randn(4, 8))
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from rich.console import Console
 
 import nestling
-from nestling.costs.latency import Latency
-from nestling.menu import Menu, replace, settle_offers
+from nestling import ModelError
+from nestling.costs.latency import Latency, Ratio
+from nestling.menu import Menu, replace
+from nestling.offers import settle_offers
 from nestling.progress import Reporter
 from nestling.weights import cloned, tensors_of
 
@@ -161,6 +163,38 @@ def test_the_run_says_what_is_not_offered(small, monkeypatch):
         assert f"with 1 example a call, {name} is not offered" in out.getvalue()
 
 
+@quick
+def test_a_narrowed_training(small, monkeypatch):
+    def compare(smaller, larger, precision, seconds):
+        blocks = [sum(-(-n // 4) for n in spec.values()) for spec in (smaller, larger)]
+        return Ratio(*[blocks[0] / blocks[1]] * 3, 40)
+
+    monkeypatch.setattr("nestling.timing._comparer", lambda *given: compare)
+    out = io.StringIO()
+    reporter = Reporter(console=Console(file=out, width=300))
+    options = {"fractions": (1.0, 0.5, 0.05), "epochs": 1}
+    plain = fit(small.supernet(), small.batches(), small.batches(16), **options, progress=False)
+    menu = fit(
+        small.supernet(), small.batches(), small.batches(16), **options, narrow=9, progress=reporter
+    )
+    counts = [{count for count in entry.spec.values()} for entry in menu]
+    assert counts == [{8}, {4}]
+    assert [set(entry.spec.values()) for entry in plain] == [{8}, {6}, {2}]
+    assert "2 of 8 is no faster than 4 here, so 4 is used" in out.getvalue()
+    assert menu.facts["narrowed in"] == "9 s"
+    assert list(menu.profile.narrowings) == [menu.key()]
+    for entry in menu:  # the figures are of what is on the menu
+        assert entry.accuracy == nestling.evaluate(menu.module(entry.name), small.batches(16))
+    alone = fit(
+        small.supernet(), small.batches(), **options, method="individual", narrow=9,
+        progress=reporter,
+    )  # fmt: skip
+    assert [dict(entry.spec) for entry in alone] == [dict(entry.spec) for entry in plain]
+    assert "nothing is narrowed: these nets were trained alone" in out.getvalue()
+    with pytest.raises(ModelError, match="time to narrow in"):
+        fit(small.supernet(), small.batches(), narrow=-1)
+
+
 def test_a_model_that_cannot_be_measured_is_not_lost(small):
     class Flagged(small.Mlp):
         def forward(self, x, flag):
@@ -169,7 +203,9 @@ def test_a_model_that_cannot_be_measured_is_not_lost(small):
     out = io.StringIO()
     net = nestling.Supernet(Flagged(), torch.randn(2, 6), True, step=2)
     data = [((torch.randn(8, 6), True), torch.randint(3, (8,)))]
-    menu = fit(net, data, data, progress=Reporter(console=Console(file=out, width=300)))
+    reporter = Reporter(console=Console(file=out, width=300))
+    menu = fit(net, data, data, narrow=1, progress=reporter)
+    assert "nothing is narrowed: latency is measured on made-up inputs" in out.getvalue()
     assert "latencies were not measured" in out.getvalue()
     assert len(menu) >= 2
     with pytest.raises(nestling.BudgetError, match="nestling profile"):

@@ -345,6 +345,13 @@ def nested(depth):
     return value
 
 
+def nested_passage(depth):
+    value = ["given", 0]
+    for _ in range(depth):
+        value = ["tuple", value]
+    return value
+
+
 HOSTILE = {
     "other format": (["format"], "torch"),
     "other version": (["version"], 2),
@@ -376,6 +383,25 @@ HOSTILE = {
     "large builder": (["builder", "arguments", "width"], 512),
     "unknown argument": (["builder", "arguments", "path"], "/etc/passwd"),
     "another builder": (["builder", "name"], "resnet56"),
+    "blocks no list": (["space", "blocks"], {"layer1.1": 1}),
+    "block row too short": (["space", "blocks", 0], ["layer1.1", "layer1.depth"]),
+    "block of no axis": (["space", "blocks", 0, 1], "nowhere"),
+    "block of a width": (["space", "blocks", 0, 1], "layer1"),
+    "block of a list": (["space", "blocks", 0, 1], ["layer1.depth"]),
+    "block that is nowhere": (["space", "blocks", 0, 0], "no.such.module"),
+    "block that is a weight": (["space", "blocks", 0, 0], "conv1.weight"),
+    "block that is the model": (["space", "blocks", 0, 0], ""),
+    "block twice": (["space", "blocks", 0, 0], "layer1.2"),
+    "block behind the last": (["space", "blocks", 0, 2], 2**30),
+    "block before the first": (["space", "blocks", 0, 2], -1),
+    "block always passed": (["space", "blocks", 0, 2], 0),
+    "passage of a function": (["space", "blocks", 0, 3], ["os.system", "ls"]),
+    "passage of text": (["space", "blocks", 0, 3], "given"),
+    "passage of internals": (["space", "blocks", 0, 3], ["object", ["__class__"], None]),
+    "passage of code": (["space", "blocks", 0, 3], ["given", "x); import os"]),
+    "passage far away": (["space", "blocks", 0, 3], ["given", 2**60]),
+    "deep passage": (["space", "blocks", 0, 3], nested_passage(40)),
+    "long passage": (["space", "blocks", 0, 3], ["tuple", *[None] * 10_000]),
     "no orders": (["orders"], {}),
     "order no permutation": (["orders"], []),
     "private that is nowhere": (["private"], ["nothing"]),

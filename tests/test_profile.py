@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nestling import profile as profiles
-from nestling.costs.latency import Latency
+from nestling.costs.latency import Latency, Ratio
 from nestling.errors import BudgetError, FileError
+from nestling.narrowing import Comparison, Narrowing
 from nestling.profile import Key, Profile, beside, machine, this_key
 
 KEY = Key("some processor", "eager", threads=2, batch=1, dtype="float32")
@@ -147,6 +148,44 @@ def test_damaged_profiles(path, case):
     message = str(caught.value)
     for part in (word, str(path), "`nestling profile`"):
         assert part in message
+
+
+IDLE = Narrowing(
+    (Comparison({"a": 33}, {"a": 40}, 0.1, Ratio(1.04, 1.02, 1.06, 40)),),
+    (Comparison({"a": 33, "b": 4}, {"a": 40, "b": 4}, 0.05, Ratio(1.01, 0.99, 1.02, 40)),),
+    open=2,
+)
+
+
+def test_narrowings_of_several_conditions(tmp_path, profile):
+    before = Profile("abc").with_narrowing(KEY, Narrowing())
+    found = before.with_narrowing(WIDE, IDLE).with_table(KEY, TABLE).with_narrowing(KEY, IDLE)
+    assert list(found.narrowings) == [WIDE, KEY]  # the last one measured stands last
+    assert found.tables[KEY] == TABLE
+    assert before.narrowings == {KEY: Narrowing()}
+    found.save(tmp_path / "a")
+    assert Profile.load(tmp_path / "a", "abc") == found
+    assert found.with_table(WIDE, TABLE).narrowings == found.narrowings
+    assert profile.narrowings == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda c: c.update(narrowings=3), "narrowings must be of type list"),
+        (lambda c: c["narrowings"].append(3), "a narrowing must be of type dict"),
+        (lambda c: c["narrowings"].append(c["narrowings"][0]), "has two"),
+        (lambda c: c["narrowings"][0].pop("key"), "a key must be of type dict"),
+        (lambda c: c["narrowings"][0].pop("axes"), "a narrowing has axes, specs and open"),
+        (lambda c: c["narrowings"][0]["axes"][0].update(gain=2), "a share from 0 to 1"),
+        (lambda c: c["narrowings"][0]["specs"][0]["larger"].update(a=3), "fewer units"),
+    ],
+)
+def test_damaged_narrowings(tmp_path, change, word):
+    Profile("abc").with_narrowing(KEY, IDLE).save(tmp_path / "a")
+    edit(tmp_path / "a", change)
+    with pytest.raises(FileError, match=word):
+        Profile.load(tmp_path / "a", "abc")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", '{"format": ', "\x00", '{"a":1,"a":1}'])

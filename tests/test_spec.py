@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nestling.errors import BudgetError, SpecError
-from nestling.extent import Along, Fixed, Product
+from nestling.extent import Along, Fixed
 from nestling.spec import Attribute, Axis, Layout, Space, Spec, Work, allowed_counts
 
 
@@ -189,11 +189,3 @@ def test_tied_and_touches():
         SPACE.tied(["one", "two"])
     with pytest.raises(SpecError, match="did you mean 'one'"):
         SPACE.tied(["oen", "two"])
-
-
-def test_report():
-    text = str(SPACE)
-    assert text.splitlines()[0].startswith("3 elastic axes, 100% of the parameters")
-    assert "8 to 32 in steps of 8; cuts 2 tensors" in text
-    fused = Layout((Product((Fixed(3), Along("one", 16))),), True, 4)
-    assert "1 by gathering" in str(Space(SPACE.axes, (), {"fused": fused}, (), ()))

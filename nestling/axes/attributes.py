@@ -67,7 +67,7 @@ def _sizes_of(
             ]
         case nn.modules.conv._ConvNd():
             return _conv_sizes(module, dim, passed)
-        case nn.Embedding():
+        case nn.Embedding() | nn.EmbeddingBag():
             return [("embedding_dim", None, dim("weight", 1))]
         case nn.LayerNorm() | nn.RMSNorm():
             dims = range(len(module.normalized_shape))
@@ -77,6 +77,14 @@ def _sizes_of(
             return [
                 ("num_channels", None, dim("weight", 0)),
                 ("num_groups", None, groups[0] if groups else None),
+            ]
+        case nn.RNNBase() | nn.RNNCellBase():
+            return _recurrent_sizes(module, dim)
+        case nn.Bilinear():
+            return [
+                ("out_features", None, dim("weight", 0)),
+                ("in1_features", None, dim("weight", 1)),
+                ("in2_features", None, dim("weight", 2)),
             ]
         case nn.MultiheadAttention():
             return _attention_sizes(module, dim)
@@ -104,6 +112,21 @@ def _attention_sizes(
         ("kdim", None, embedding if packed else dim("k_proj_weight", 1)),
         ("vdim", None, embedding if packed else dim("v_proj_weight", 1)),
     ]
+
+
+def _recurrent_sizes(
+    module: nn.RNNBase | nn.RNNCellBase, dim: Dims
+) -> list[tuple[str, int | None, Extent | None]]:
+    """The hidden state may be projected to a smaller size, which the next step then sees."""
+    layer = "_l0" if isinstance(module, nn.RNNBase) else ""
+    hidden, inputs = dim(f"weight_hh{layer}", 1), dim(f"weight_ih{layer}", 1)
+    if isinstance(module, nn.RNNBase) and module.proj_size:
+        return [
+            ("input_size", None, inputs),
+            ("hidden_size", None, dim("weight_hr_l0", 1)),
+            ("proj_size", None, dim("weight_hr_l0", 0)),
+        ]
+    return [("input_size", None, inputs), ("hidden_size", None, hidden)]
 
 
 def _heads_of(embedding: Extent | None, heads: int) -> tuple[Extent | None, Extent | None]:

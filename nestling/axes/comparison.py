@@ -88,11 +88,15 @@ def difference(one: Tensor, other: Tensor) -> float:
 
 def finite(tensors: Sequence[Tensor]) -> bool:
     """Return whether no tensor holds NaN or an infinity."""
-    return all(bool(tensor.isfinite().all()) for tensor in tensors)
+    return all(bool(_as_double(tensor).isfinite().all()) for tensor in tensors)
 
 
 def _as_double(tensor: Tensor) -> Any:
     tensor = tensor.detach()
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
     return tensor.double()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,13 +12,15 @@ from torch import Tensor, nn
 from nestling.axes import expression as algebra
 from nestling.axes.attributes import known_attributes
 from nestling.axes.expression import Atom, Expression, Reason, Times
+from nestling.axes.lineage import Step
 from nestling.axes.naming import kinds_of, name_axes
 from nestling.axes.preparation import batch_of, with_batch
-from nestling.axes.residual import Stage, Step, stages
+from nestling.axes.residual import Stage, stages
 from nestling.axes.structure import tensors_in
 from nestling.axes.tracer import SizeArgument, Trace, trace
 from nestling.extent import Along, Concat, Extent, Fixed, Product, axes_of
 from nestling.spec import Axis, Frozen, Layout, Space, Work, allowed_counts
+from nestling.weights import duplicate
 
 
 @dataclass
@@ -62,6 +63,7 @@ def discover(
     """
     record, tensors, returned = trace(model, args, kwargs)
     needed = tensors_in(outputs(returned))
+    record.use(needed)
     for tensor in needed:
         for expression in record.of(tensor):
             algebra.freeze(expression, Reason("size of the model's output"))
@@ -209,7 +211,7 @@ def _batches(
         return [1] * len(record.works)
     for other in (1, 2 * batch):
         try:
-            again, _, _ = trace(copy.deepcopy(model), *with_batch((args, kwargs), other))
+            again, _, _ = trace(duplicate(model), *with_batch((args, kwargs), other))
         except Exception:  # noqa: BLE001  (the user's code may not take every batch)
             continue
         if [module for module, _ in again.works] == [module for module, _ in record.works]:

@@ -71,6 +71,7 @@ Expression: TypeAlias = Atom | Times | Join
 
 
 PLAIN = "its size is fixed here"
+SPACE = "space: neighbours matter"
 
 
 def constant(size: int, text: str = PLAIN, op: str = "", module: str = "") -> Atom:
@@ -225,6 +226,8 @@ def _locate(one: Expression, other: Expression, reason: Reason) -> None:
 def _bind(atom: Atom, to: Expression) -> None:
     if atom.frozen is not None:
         freeze(to, atom.frozen)
+        if isinstance(to, Atom) and to.frozen is not None and not to.frozen.op:
+            to.frozen = atom.frozen  # it says more
     atom.bound = to
 
 

@@ -6,19 +6,17 @@ made to differ and its norms get the statistics of what they see, so that a wron
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
-from nestling.axes.structure import tensors_in
+from nestling.axes.structure import map_tensors, tensors_in
+from nestling.axes.suitability import refuse_unsuitable
 from nestling.axes.tracer import run
-from nestling.errors import ModelError
-from nestling.weights import tensors_of
+from nestling.weights import duplicate, loose_tensors
 
 
 def double(model: nn.Module, inputs: Any) -> tuple[nn.Module, Any]:
@@ -36,18 +34,22 @@ def double(model: nn.Module, inputs: Any) -> tuple[nn.Module, Any]:
             inference mode.
     """
     refuse_unsuitable(model)
-
-    def widen(leaf: Any) -> Any:
-        floating = isinstance(leaf, Tensor) and leaf.is_floating_point()
-        return leaf.double() if floating else leaf
-
-    wide = copy.deepcopy(model).double().eval()
-    args, kwargs = tree_map(widen, inputs)
+    # Constants that are plain attributes are widened too; `nn.Module.double` misses them.
+    memo = {id(tensor): _widened(tensor.detach()).clone() for tensor in loose_tensors(model)}
+    wide = duplicate(model, memo)._apply(_widened).eval()  # type: ignore[no-untyped-call]
+    args, kwargs = map_tensors(inputs, _widened)
     try:
         run(wide, args, kwargs, None)
     except Exception:  # noqa: BLE001  (the user's code runs here)
-        return copy.deepcopy(model).eval(), inputs
+        return duplicate(model).eval(), inputs
     return wide, (args, kwargs)
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """Return a tensor in the widest type of its kind."""
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def batch_of(inputs: Any) -> int:
@@ -63,57 +65,62 @@ def with_batch(inputs: Any, batch: int) -> Any:
     """
     known = batch_of(inputs)
 
-    def resize(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or not leaf.dim() or leaf.shape[0] != known:
+    def resize(leaf: Tensor) -> Tensor:
+        if not leaf.dim() or leaf.shape[0] != known:
             return leaf
         return leaf[torch.arange(batch, device=leaf.device) % known]
 
-    return tree_map(resize, inputs)
+    return map_tensors(inputs, resize)
 
 
-def refuse_unsuitable(model: nn.Module) -> None:
-    """Refuse wrappers that hide the model's code, and models without values.
+def randomise_constant_weights(
+    model: nn.Module, generator: torch.Generator, elastic: Container[str] = ()
+) -> list[tuple[Tensor, Any]]:
+    """Make weights differ that are all alike (zeros, ones): they would hide a wrong cut.
 
-    Raises:
-        ModelError: with the cure.
+    Args:
+        model: is changed.
+        generator: of the random numbers.
+        elastic: names of the buffers that are cut; others keep their values, which may be flags.
+
+    Returns:
+        What was changed: tensors with the value that all of their entries had.
     """
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError(
-            f"{type(model).__name__} is a scripted module, whose code cannot be run with other "
-            "sizes; pass the plain nn.Module that it was made from"
-        )
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        raise ModelError(
-            f"{type(model).__name__} hides the model's code; pass the model inside (model.module) "
-            "and distribute the training instead"
-        )
-    for path, module in model.named_modules():
-        if "_orig_mod" in module._modules:
-            where = f"its module {path!r}" if path else "it"
-            raise ModelError(
-                f"the model is compiled ({where} comes from torch.compile), which hides its code; "
-                "pass the plain model (compiled._orig_mod) and compile the subnets instead"
-            )
-    for name, tensor in tensors_of(model).items():
-        if tensor.is_meta:
-            raise ModelError(
-                f"{name!r} is on the meta device and has no values, so nothing can be proven; "
-                "call model.to_empty(device='cpu') and load or initialise the weights first"
-            )
-        if tensor.is_inference():
-            raise ModelError(
-                f"{name!r} was made under torch.inference_mode() and can never be trained; make "
-                "the model and the supernet outside of it"
-            )
-
-
-def randomise_constant_weights(model: nn.Module, generator: torch.Generator) -> None:
-    """Make weights differ that are all alike (zeros, ones): they would hide a wrong cut."""
+    changed: list[tuple[Tensor, Any]] = []
+    buffers = [buffer for name, buffer in model.named_buffers() if name in elastic]
     with torch.no_grad():
-        for tensor in model.parameters():
-            if tensor.is_floating_point() and tensor.numel() and _all_alike(tensor):
+        for tensor in (*model.parameters(), *buffers):
+            real = tensor.is_floating_point() or tensor.is_complex()
+            if real and tensor.numel() and _all_alike(tensor):
+                changed.append((tensor, tensor.flatten()[0].item()))
                 noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
                 tensor.add_((0.2 + 0.5 * noise).to(tensor))
+    return changed
+
+
+def strengthen_weights(model: nn.Module, gain: float) -> list[tuple[Tensor, float]]:
+    """Scale the weights of layers up so that a signal keeps its size from layer to layer.
+
+    With torch's own first weights it shrinks by more than half at every layer: behind twenty layers
+    without norms nothing is left of what a cut in the first one changes.
+
+    Args:
+        model: is changed.
+        gain: how large the output of a layer is for an input of size one; the square root of two
+            makes up for a ReLU (He et al., 2015, https://arxiv.org/abs/1502.01852).
+
+    Returns:
+        What was changed: tensors with the factors that they were multiplied by.
+    """
+    changed: list[tuple[Tensor, float]] = []
+    with torch.no_grad():
+        for tensor in model.parameters():
+            if tensor.dim() > 1 and tensor.is_floating_point() and tensor.numel():
+                size = float(tensor.double().norm()) / len(tensor) ** 0.5
+                if 0 < size < gain:
+                    tensor.mul_(gain / size)
+                    changed.append((tensor, gain / size))
+    return changed
 
 
 def _all_alike(tensor: Tensor) -> bool:
@@ -128,10 +135,14 @@ class Freshen:
 
     def __call__(self, leaf: Any) -> Any:
         """Return the leaf's replacement."""
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            noise = torch.randn(leaf.shape, generator=self.generator, dtype=torch.float64)
-            return noise.to(leaf)
+        if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()):
+            dtype = torch.complex128 if leaf.is_complex() else torch.float64
+            return torch.randn(leaf.shape, generator=self.generator, dtype=dtype).to(leaf)
         return leaf
+
+
+FLAT = 0.1  # share of the mean square that is added to the variance of every channel
+FEW = 64  # of that many values, norms are centred by half
 
 
 @contextmanager
@@ -140,10 +151,13 @@ def lively_norms(model: nn.Module) -> Iterator[None]:
 
     def measure(norm: Any, args: Any) -> None:
         seen = tensors_in(args)[0].detach().transpose(0, 1).flatten(1)
-        variance = seen.var(1, unbiased=False)
-        spread = torch.where(variance > 1e-6, variance, seen.pow(2).mean(1) + 1e-3)
-        norm.running_mean.copy_(seen.mean(1) * (variance > 1e-6))
-        norm.running_var.copy_(spread)
+        square = seen.pow(2).mean(1)
+        # Statistics of few values, and values that differ little, make much of rounding.
+        centred = seen.shape[1] / (FEW + seen.shape[1])
+        mean = centred * seen.mean(1)
+        spread = (seen - mean[:, None]).pow(2).mean(1)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(spread + FLAT * square.mean() + 1e-6)
 
     handles = [
         module.register_forward_pre_hook(measure)

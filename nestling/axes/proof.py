@@ -26,14 +26,16 @@ from nestling.axes.comparison import Verdict
 from nestling.axes.discovery import Discovery
 from nestling.axes.preparation import double
 from nestling.axes.repair import first_wrong, repaired
-from nestling.axes.ties import Tie, members, proposals
+from nestling.axes.residual import noted
 from nestling.axes.rewriting import rewritten
+from nestling.axes.ties import Role, Tie, members, proposals, role_of
 from nestling.axes.trials import Trials
 from nestling.extent import Counts
-from nestling.spec import Frozen, Space
+from nestling.spec import Axis, Frozen, Space
 
 __all__ = ["JOINT", "Prover", "double"]
 
+ALIGNED = frozenset(("_grouped_mm", "_scaled_mm", "_scaled_grouped_mm"))
 TIES = 12  # ties that are tried for one axis
 JOINT = 3  # joint cuts: the narrowest spec, and random ones
 
@@ -69,6 +71,10 @@ class Prover:
     ) -> None:
         self.random = random.Random(seed)
         self.trials = Trials(model, args, kwargs, discovery, outputs, seed)
+        # Axes of which only the allowed counts suit the code: some kernels want aligned rows.
+        aligned = not ALIGNED.isdisjoint(discovery.trace.names)
+        self.coarse = set(discovery.space.axes) if aligned else set()
+        self.tied_roles: set[Role] = set()
 
     def prove(self, space: Space) -> Space:
         """Return the space with what was proven: repaired, tied, or frozen where it must be."""
@@ -76,13 +82,17 @@ class Prover:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what the model says about masked units is no news
             for name in list(space.axes):
+                if name in space.axes and space.axes[name].kind == "depth":
+                    space = self._settle_depth(space, name)
+                    continue
                 if name in space.axes:
                     space = self._settle(space, name)
                 if name in space.axes:
                     space = self._settle_one_unit(space, name)
             for number in range(JOINT):
                 space = self._settle_joint(space, narrowest=number == 0)
-            return self._settle_order(self._settle_training(space))
+            space = self._settle_order(self._settle_training(space))
+        return noted(self.trials.discovery.steps, space)
 
     def check(self, space: Space, counts: Counts) -> Verdict:
         """Compare the subnet for some counts with the masked full model."""
@@ -101,21 +111,37 @@ class Prover:
     # -- one axis -----------------------------------------------------------------------------
 
     def _settle(self, space: Space, name: str) -> Space:
-        axis = space.axes[name]
-        verdict = Verdict(True, 0.0, noticed=False)
-        least = min(axis.counts[0], axis.size - 1)
-        for count in dict.fromkeys((self._some(max(least, 2), axis.size), least, 1)):
-            counts = {name: count}
-            verdict = self.check(space, counts)
-            if verdict.noticed or not verdict.holds:
-                break
+        verdict, counts = self._look(space, name)
+        better = space if verdict.holds else self._amended(space, name, counts)
         if verdict.holds and not verdict.noticed:
+            if self.trials.rouse():
+                return self._settle(space, name)
             reason = "cutting it does not change the output, so nothing can be proven"
             return self._frozen(space, name, Verdict(False, 0.0, reason), counts)
-        if verdict.holds:
-            return space
-        better = self._repaired(space, counts) or self._tied(space, name, counts)
         return better if better is not None else self._frozen(space, name, verdict, counts)
+
+    def _look(self, space: Space, name: str) -> tuple[Verdict, Counts]:
+        """Cut an axis to some counts, until the output shows it or it fails."""
+        axis = space.axes[name]
+        least = min(axis.counts[0], axis.size - 1)
+        tried = (self._some(axis, max(least, 2)), least, *(() if name in self.coarse else (1,)))
+        for count in dict.fromkeys(tried):
+            verdict = self.check(space, {name: count})
+            if verdict.noticed or not verdict.holds:
+                break
+        return verdict, {name: count}
+
+    def _amended(self, space: Space, name: str, counts: Counts) -> Space | None:
+        """Repair the space so that a cut works, or tie axes; what helped an axis's like is first."""
+        role = role_of(space, self.trials.model, name)
+        if role in self.tied_roles:
+            return self._tied(space, name, counts) or self._repaired(space, counts)
+        better = self._repaired(space, counts)
+        if better is None:
+            better = self._tied(space, name, counts)
+            if better is not None:
+                self.tied_roles.add(role)
+        return better
 
     def _settle_one_unit(self, space: Space, name: str) -> Space:
         """Forbid a single unit where it does not work: it is squeezed away, or has no variance."""
@@ -126,9 +152,48 @@ class Prover:
         axes = {**space.axes, name: replace(axis, counts=axis.counts[1:])}
         return replace(space, axes=axes, notes=(*space.notes, note))
 
-    def _some(self, least: int, size: int) -> int:
+    def _settle_depth(self, space: Space, name: str) -> Space:
+        """Allow the counts from which on blocks can be passed by; freeze the axis if none can."""
+        axis = space.axes[name]
+        strange = self.trials.strange_in_training(space, name)
+        if strange:
+            return self._frozen(space, name, Verdict(False, 0.0, strange), {})
+        below = axis.counts[-2::-1]  # from the smallest cut to the largest
+        if not below:
+            return space
+
+        def verdict(number: int) -> Verdict:
+            return self.check(space, {name: below[number - 1]})
+
+        numbers = range(1, len(below))
+        tried = (*self.random.sample(numbers, min(1, len(numbers))), len(below))
+        failing = next((number for number in tried if not verdict(number).holds), None)
+        if failing is None:
+            if verdict(len(below)).noticed:
+                return space
+            reason = "passing blocks by does not change the output, so nothing can be proven"
+            return self._frozen(space, name, Verdict(False, 0.0, reason), {})
+        last = _first_failing(failing, lambda number: verdict(number).holds)
+        if last < 2:
+            cut = {name: below[0]}
+            return self._frozen(space, name, self.check(space, cut), cut)
+        counts = axis.counts[-last:]
+        why = verdict(last).reason
+        note = f"{name}: at least {counts[0]} blocks are kept, because with fewer {why}"
+        axes = {**space.axes, name: replace(axis, counts=counts)}
+        return replace(space, axes=axes, notes=(*space.notes, note))
+
+    def _some(self, axis: Axis, least: int) -> int:
         """Return a random count that cuts something; on the grid of allowed counts or off it."""
-        return self.random.randrange(min(least, size - 1), size)
+        if axis.name in self.coarse:
+            return self.random.choice(axis.counts[:-1] or axis.counts)
+        return self.random.randrange(min(least, axis.size - 1), axis.size)
+
+    def _any(self, axis: Axis) -> int:
+        """Return a random count from the least allowed one on, or the full size."""
+        if axis.name in self.coarse:
+            return self.random.choice(axis.counts)
+        return self.random.randint(min(axis.counts[0], axis.size - 1), axis.size)
 
     def _repaired(self, space: Space, counts: Counts) -> Space | None:
         """Find the attributes that the code reads, or else the numbers that it holds."""
@@ -159,11 +224,12 @@ class Prover:
         """Return cuts of the axes that a tie leaves: as given, the least, and one unit less."""
         left = dict.fromkeys(a for extent in tie.values() for a in extents.axes_of(extent))
         cuts: list[dict[str, int]] = [{}, {}, {}]
-        for axis in left:
-            size, least = space.axes[axis].size, space.axes[axis].counts[0]
-            given = counts.get(axis, next(iter(counts.values())))
-            for cut, count in zip(cuts, (min(given, size - 1), least, size - 1), strict=True):
-                cut[axis] = max(1, min(count, size - 1))
+        for name in left:
+            axis = space.axes[name]
+            most = axis.counts[-2:][0] if not self.coarse.isdisjoint(counts) else axis.size - 1
+            given = counts.get(name, next(iter(counts.values())))
+            for cut, count in zip(cuts, (given, axis.counts[0], most), strict=True):
+                cut[name] = max(1, min(count, axis.size - 1))
         return list({tuple(cut.items()): cut for cut in cuts}.values())
 
     def _frozen(self, space: Space, name: str, verdict: Verdict, counts: Counts) -> Space:
@@ -188,10 +254,7 @@ class Prover:
         while space.axes:
             names = self.random.sample(list(space.axes), len(space.axes))
             least = {name: space.axes[name].counts[0] for name in names}
-            some = {
-                name: self.random.randint(min(least[name], space.axes[name].size - 1), size)
-                for name, size in ((name, space.axes[name].size) for name in names)
-            }
+            some = {name: self._any(space.axes[name]) for name in names}
             counts = least if narrowest else some
             if self.check(space, counts).holds:
                 return space
@@ -200,14 +263,21 @@ class Prover:
         return space
 
     def _blame(self, space: Space, names: Sequence[str], counts: Counts) -> Space:
-        """Freeze the axis whose cut, added to the cuts before it, first breaks the equality."""
+        """Freeze the axis whose cut, added to the cuts before it, first breaks the equality.
+
+        If that cut was not an allowed one, the axis is tried with allowed ones only from now on.
+        """
 
         def holds(number: int) -> bool:
             return self.check(space, {name: counts[name] for name in names[:number]}).holds
 
         last = _first_failing(len(names), holds)
+        name = names[last - 1]
+        if counts[name] not in space.axes[name].counts:
+            self.coarse.add(name)  # only the allowed counts then
+            return space
         part = {name: counts[name] for name in names[:last]}
-        return self._frozen(space, names[last - 1], self.check(space, part), part)
+        return self._frozen(space, name, self.check(space, part), part)
 
     def _settle_training(self, space: Space) -> Space:
         """Freeze the axes that code needs whole which runs in training only (auxiliary heads)."""

@@ -13,19 +13,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map
 
 from nestling import extent as extents
 from nestling.axes import expression as algebra
 from nestling.axes.expression import Atom, Expression
+from nestling.axes.lineage import Step
 from nestling.axes.scales import Follows, numbers_of
 from nestling.axes.structure import tensors_in
 from nestling.axes.tracer import Trace, run
 from nestling.extent import Counts
 from nestling.spec import Space
-from nestling.weights import tensors_of
+from nestling.weights import substituted, tensors_of
 
 
 class OtherPath(Exception):
@@ -74,15 +74,14 @@ class Replayer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         trace: of this very model.
         counts: kept units of the trace's atoms.
         follows: ops that scale by a number which follows a kept size.
-        dropped: ops of residual blocks that are passed by: which argument is set to zero, or None
-            where the op itself is passed over.
+        dropped: ops of residual blocks that are passed by, by their number.
     """
 
     def __init__(
         self,
         trace: Trace,
         counts: Mapping[Atom, int],
-        dropped: Mapping[int, int | None] = MappingProxyType({}),
+        dropped: Mapping[int, Step] = MappingProxyType({}),
         follows: Follows = MappingProxyType({}),
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -131,19 +130,22 @@ class Replayer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tree_map(spread_out, found, func(*args, **kwargs))
 
 
-def _without(dropped: int | None, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run a sum with one summand set to zero, or (None) pass over a norm."""
-    if dropped is None:
+def _without(step: Step, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a sum with one summand set to zero, or pass over a norm."""
+    if not step.zero:
+        given = args[step.place].clone()  # the op may write to it
         out = func(*args, **kwargs)
         result = out[0] if isinstance(out, tuple) else out
-        same = torch.zeros_like(result).copy_(args[0])
+        if func.overloadpacket.__name__.endswith("_"):
+            return result.copy_(given)
+        same = torch.zeros_like(result).copy_(given)
         return (same, *out[1:]) if isinstance(out, tuple) else same
-    if dropped == 0 and func.overloadpacket.__name__.endswith("_"):
+    if step.place == 0 and func.overloadpacket.__name__.endswith("_"):
         args[0].zero_()  # what the op writes to
         return func(*args, **kwargs)
-    given = list(args)
-    given[dropped] = torch.zeros_like(given[dropped])
-    return func(*given, **kwargs)
+    less = list(args)
+    less[step.place] = torch.zeros_like(less[step.place])
+    return func(*less, **kwargs)
 
 
 class _Substituted(nn.Module):
@@ -151,11 +153,12 @@ class _Substituted(nn.Module):
 
     def __init__(self, model: nn.Module, tensors: dict[str, Tensor]) -> None:
         super().__init__()
-        self.__dict__["call"] = lambda args, kwargs: functional_call(model, tensors, args, kwargs)
+        self.__dict__["model"], self.__dict__["tensors"] = model, tensors
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the changed model."""
-        return self.__dict__["call"](args, kwargs)
+        with substituted(self.__dict__["model"], self.__dict__["tensors"]):
+            return self.__dict__["model"](*args, **kwargs)
 
 
 @contextmanager

@@ -8,12 +8,15 @@ kept if the subnet then gets further. Values alone prove nothing: another intege
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from nestling import extent as extents
 from nestling.axes.comparison import Tolerance, compare
@@ -25,6 +28,7 @@ from nestling.spec import Attribute, Space
 from nestling.subnet import holder_of, is_config
 
 TRIES = 40  # trials for one wrong module
+MANY = 1_000_000  # ops of one module call, at most
 
 
 def repaired(trials: Trials, space: Space, counts: Counts) -> Space | None:
@@ -32,35 +36,54 @@ def repaired(trials: Trials, space: Space, counts: Counts) -> Space | None:
     expected = trials.calls(space, counts)
     far, where = first_wrong(trials, space, counts, expected)
     while far != float("inf"):
+        follows = trials.follows
         found = _further(trials, space, counts, expected, far, where)
         if found is None:
             return None
         space, far, where = found
+        if trials.follows is not follows:
+            expected = trials.calls(space, counts)
     return space if trials.check(space, counts).holds else None
 
 
 def _further(
     trials: Trials, space: Space, counts: Counts, expected: Sequence[Call], far: float, where: str
 ) -> tuple[Space, float, str] | None:
-    """Return the space with attributes of the wrong module that let the subnet get further."""
+    """Return the space with attributes of the wrong module that let the subnet get further.
+
+    Best is another module call that agrees with the reference. Where a module needs several
+    attributes at once, more ops of the right shapes are a step on the way.
+    """
     tries = 0
+    step: tuple[Space, float, str] | None = None
     for path in _upwards(where):
         candidates = list(_candidates(trials, space, path, counts))
         for added in _together(trials, space, candidates, counts):
-            if tries == TRIES:
-                return None
+            if tries == TRIES or (len(_roles(added)) > 1 and step is not None):
+                return step
             tries += 1
             trial = replace(space, attributes=(*space.attributes, *added))
             reached, wrong = first_wrong(trials, trial, counts, expected)
-            if reached > far:
+            if reached < math.floor(far) + 1:
+                found = _following(trials, trial, counts, math.floor(far) + 1)
+                reached, wrong = found or (reached, wrong)
+            if reached >= math.floor(far) + 1:
                 return trial, reached, wrong
-    return None
+            if reached > (far if step is None else step[1]):
+                step = trial, reached, wrong
+        if step is not None:
+            return step
+    return step
+
+
+def _roles(attributes: Sequence[Attribute]) -> set[tuple[str, int | None]]:
+    return {(a.name, a.index) for a in attributes}
 
 
 def _together(
     trials: Trials, space: Space, candidates: Sequence[Attribute], counts: Counts
 ) -> Iterator[list[Attribute]]:
-    """Yield what is tried at once: an attribute of all modules of a class, one of one, then two.
+    """Yield what is tried at once: an attribute of all modules of a class, then all of this one.
 
     Those whose like was found before, in another module of the class, come first.
     """
@@ -75,12 +98,10 @@ def _together(
             if type(module) is type(modules[attribute.module]) and path != attribute.module:
                 own = _candidates(trials, space, path, counts)
                 alike += [a for a in own if _same_role(a, attribute)][:1]
-        if len(alike) > 1:
-            yield alike
-        yield [attribute]
-    for one, other in itertools.combinations(ordered, 2):
-        if (one.name, one.index) != (other.name, other.index):
-            yield [one, other]
+        yield alike
+    whole = {(a.name, a.index): a for a in reversed(ordered)}
+    if len(whole) > 1:
+        yield list(whole.values())
 
 
 def _same_role(one: Attribute, other: Attribute) -> bool:
@@ -99,48 +120,69 @@ def _shape(extent: Extent) -> object:
 def first_wrong(
     trials: Trials, space: Space, counts: Counts, expected: Sequence[Call]
 ) -> tuple[float, str]:
-    """Return how many module calls agree with the reference, and the first that does not."""
+    """Return how many module calls agree with the reference, and the first that does not.
+
+    The fraction tells how many ops of that one had the right shapes.
+    """
     try:
         subnet = trials.subnet(space, counts)
     except Exception:  # noqa: BLE001  (an attribute that does not fit)
         return -1, ""
-    progress = Progress(expected, trials.tolerance)
+    progress = Progress(trials, expected, counts)
     with progress.watch(subnet):
         try:
-            run(subnet, trials.args, trials.kwargs, None)
+            run(subnet, trials.args, trials.kwargs, progress)
         except Exception:  # noqa: BLE001  (the user's code runs here)
             progress.stop()
-    return (float("inf"), "") if progress.wrong is None else (progress.agreed, progress.wrong)
+    if progress.wrong is None:
+        return float("inf"), ""
+    return progress.agreed + min(progress.ops, MANY - 1) / MANY, progress.wrong
 
 
 def _following(
-    trials: Trials,
-    space: Space,
-    counts: Counts,
-    expected: Sequence[Call],
-    far: float,
-    reached: tuple[float, str],
-) -> tuple[tuple[float, str], Sequence[Call]]:
+    trials: Trials, space: Space, counts: Counts, far: float
+) -> tuple[float, str] | None:
     """Compare again with numbers that the code computes from the attribute (`axes.scales`)."""
     before = trials.follows
     if trials.follow(space, counts):
-        again = trials.calls(space, counts)
-        further = first_wrong(trials, space, counts, again)
-        if further[0] > far:
-            return further, again
+        reached = first_wrong(trials, space, counts, trials.calls(space, counts))
+        if reached[0] >= far:
+            return reached
         trials.follows = before
-    return reached, expected
+    return None
 
 
-class Progress:
-    """Watches a subnet's module calls and stops counting at the first that goes wrong."""
+class Progress(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Watches a subnet's module calls and ops, and stops counting at the first that goes wrong.
 
-    def __init__(self, expected: Sequence[Call], tolerance: Tolerance) -> None:
+    Attributes:
+        agreed: module calls whose results agree with the reference.
+        ops: ops since then that gave the traced shapes.
+        wrong: path of the first module that does not agree.
+    """
+
+    def __init__(self, trials: Trials, expected: Sequence[Call], counts: Counts) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.trials = trials
+        self.counts = counts
         self.expected = expected
-        self.tolerance = tolerance
-        self.agreed = 0
+        self.tolerance: Tolerance = trials.tolerance
+        self.agreed = self.ops = 0
         self.wrong: str | None = None
         self.running: list[str] = []
+        self.shapes = trials.shapes_after(0, counts)
+        self.astray = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run an op, and compare its name and shapes with the traced one."""
+        out = func(*args, **(kwargs or {}))
+        if self.wrong is None and not self.astray:
+            shapes = [leaf.shape for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+            self.astray = next(self.shapes, None) != (func.overloadpacket.__name__, shapes)
+            self.ops += not self.astray
+        return out
 
     @contextmanager
     def watch(self, subnet: nn.Module) -> Iterator[None]:
@@ -174,6 +216,8 @@ class Progress:
             and compare(tensors, call.tensors, self.tolerance).holds
         ):
             self.agreed += 1
+            self.ops, self.astray = 0, False
+            self.shapes = self.trials.shapes_after(call.ops, self.counts)
         else:
             self.wrong = path
 
@@ -182,7 +226,7 @@ def _candidates(trials: Trials, space: Space, path: str, counts: Counts) -> Iter
     """Yield the integers of a module that equal a size of its own that is cut."""
     sizes: dict[int, list[Extent]] = {}
     for extent in _own_sizes(trials, space, path):
-        for part in _pieces(extent):  # code computes sizes from smaller ones
+        for part in extents.pieces_of(extent):  # code computes sizes from smaller ones
             same = sizes.setdefault(part.size, [])
             if part not in same and extents.count(part, counts) != part.size:
                 same.append(part)
@@ -198,17 +242,6 @@ def _candidates(trials: Trials, space: Space, path: str, counts: Counts) -> Iter
             holder, name = holder_of(module, key)
             if (id(holder), name, index) not in taken:
                 yield from (Attribute(path, key, index, extent) for extent in found)
-
-
-def _pieces(extent: Extent) -> Iterator[Extent]:
-    """Yield what an extent is made of, neighbouring factors of a product together too."""
-    for part in extents.parts_of(extent):
-        yield part
-        if isinstance(part, Product):
-            factors = part.factors
-            for start, stop in itertools.combinations(range(len(factors) + 1), 2):
-                if 1 < stop - start < len(factors):
-                    yield Product(factors[start:stop])
 
 
 def _own_sizes(trials: Trials, space: Space, path: str) -> Iterator[Extent]:

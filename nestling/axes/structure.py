@@ -37,6 +37,22 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return _mapped(value, change, {})
 
 
+def renewed(value: Any) -> Any:
+    """Return a deep copy of what a model is given: it may write to its inputs, or keep them.
+
+    What cannot be copied as a whole has at least its tensors copied.
+    """
+    memo = {id(tensor): _apart(tensor) for tensor in tensors_in(value)}
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception:  # noqa: BLE001  (the user's own classes)
+        return map_tensors(value, _apart)
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
+
+
 def _collect(value: Any, found: list[Tensor], seen: set[int]) -> None:
     for leaf in tree_leaves(value):
         if isinstance(leaf, Tensor):

@@ -19,10 +19,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from nestling.axes import expression as algebra
 from nestling.axes.expression import Expression, Reason, constant, live
-from nestling.axes.residual import Call, Lineage
+from nestling.axes.lineage import Call, Lineage
 from nestling.axes.rules import RULES, Rule, lookup, lookup_module
 from nestling.axes.scales import Scale
-from nestling.axes.structure import tensors_in
+from nestling.axes.structure import renewed, tensors_in
 from nestling.weights import tensors_of
 
 PLAIN_REASON = Reason(algebra.PLAIN)
@@ -57,7 +57,9 @@ class Trace:
         works: (module, expressions) of every contraction: its multiply-accumulates.
         replays: op number to replay, for ops whose value depends on the number of units.
         calls: (module, expressions of the tensors it returned), in the order of the calls' ends.
+        ends: how many ops had run at the end of each call.
         names: names of all ops, in the order in which they ran.
+        shapes: expressions of what each op returned.
         scales: products and quotients with a number, in order.
         lineage: which tensor comes from which, for residual blocks.
         precision: the coarsest floating type that values passed through on their way.
@@ -73,7 +75,9 @@ class Trace:
     works: list[tuple[str, tuple[Expression, ...]]] = field(default_factory=list)
     replays: dict[int, Replay] = field(default_factory=dict)
     calls: list[tuple[str, list[list[Expression]]]] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    shapes: list[tuple[tuple[Expression, ...], ...]] = field(default_factory=list)
     scales: list[Scale] = field(default_factory=list)
     lineage: Lineage = field(default_factory=Lineage)
     precision: torch.dtype = torch.float64
@@ -84,6 +88,7 @@ class Trace:
     def __post_init__(self) -> None:
         # Weak: a strong reference to an activation changes use counts and with them the ops run.
         self._expressions: Any = WeakTensorKeyDictionary()
+        self._doubts: Any = WeakTensorKeyDictionary()
 
     def of(self, tensor: Tensor) -> list[Expression]:
         """Return the expressions of a tensor's dimensions; an unknown tensor is constant."""
@@ -117,6 +122,16 @@ class Trace:
     def freeze(self, expression: Expression, text: str) -> None:
         """Freeze an expression for a reason in words."""
         algebra.freeze(expression, self.reason(text))
+
+    def doubt(self, tensor: Tensor, expression: Expression, text: str) -> None:
+        """Freeze an expression for a reason in words as soon as a tensor's values are used."""
+        self._doubts[tensor] = expression, self.reason(text)
+
+    def use(self, tensors: Sequence[Tensor]) -> None:
+        """Note that the values of tensors are used."""
+        for tensor in tensors:
+            if tensor in self._doubts:
+                algebra.freeze(*self._doubts[tensor])
 
     def size(self, value: int, expression: Expression) -> None:
         """Note a size that the code passed to the op."""
@@ -169,6 +184,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         trace.present = False
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        trace.use(inputs)
         before = tuple(tuple(trace.of(tensor)) for tensor in inputs)
         trace.touched.update(_storage(tensor) for tensor in inputs)
         rule = lookup(func)
@@ -184,8 +200,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if rule is not None and (rule.replayed or trace.present):
             after = tuple(tuple(trace.of(tensor)) for tensor in outputs)
             trace.replays[len(trace.names)] = Replay(name, rule, before, after)
-        trace.lineage.note(len(trace.names), func, args, out)
+        trace.lineage.note(len(trace.names), func, args, kwargs, out)
         trace.names.append(name)
+        trace.shapes.append(tuple(tuple(trace.of(tensor)) for tensor in outputs))
         trace.precision = _coarser(trace.precision, inputs, outputs)
         return out
 
@@ -193,7 +210,17 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def run(
     model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], mode: TorchDispatchMode | None
 ) -> Any:
-    """Run a model without gradients, in evaluation mode as it is, under a dispatch mode."""
+    """Run a model without gradients, in evaluation mode as it is, under a dispatch mode.
+
+    The inputs are copied, since the model may write to them.
+    """
+    args, kwargs = renewed((args, kwargs))
+    return _run(model, args, kwargs, mode)
+
+
+def _run(
+    model: nn.Module, args: Sequence[Any], kwargs: dict[str, Any], mode: TorchDispatchMode | None
+) -> Any:
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))  # it would hide views and in-place ops
         stack.enter_context(torch.no_grad())
@@ -208,24 +235,25 @@ def trace(
 ) -> tuple[Trace, dict[str, list[Expression]], Any]:
     """Run a model once and return the trace, its weights' expressions and its outputs.
 
-    Every dimension of a floating-point parameter or buffer starts as a fresh atom.
+    Every dimension of a floating-point or complex parameter or buffer starts as a fresh atom.
     """
     record = Trace()
+    args, kwargs = renewed((args, kwargs))
     for tensor in tensors_in((args, kwargs)):
         record.put(tensor, [constant(n, "size of an input") for n in tensor.shape])
     held = tensors_of(model)
     for name, tensor in held.items():
-        loose = tensor.is_floating_point()
+        loose = _is_real(tensor)
         record.put(
             tensor,
             [algebra.Atom(n) if loose and n > 1 else constant(n) for n in tensor.shape],
         )
         if loose and torch.finfo(tensor.dtype).eps > torch.finfo(record.precision).eps:
-            record.precision = tensor.dtype
+            record.precision = tensor.dtype.to_real()
         if isinstance(tensor, nn.Parameter):
             record.weights[_storage(tensor)] = name
     with module_paths(model, record):
-        outputs = run(model, args, kwargs, Tracer(record))
+        outputs = _run(model, args, kwargs, Tracer(record))
     _freeze_untouched(record, held)
     return record, {name: record.of(tensor) for name, tensor in held.items()}, outputs
 
@@ -248,6 +276,7 @@ def module_paths(model: nn.Module, record: Trace) -> Iterator[None]:
         call = stack.pop()
         record.lineage.leave(call, returned)
         record.calls.append((call.path, expressions))
+        record.ends.append(len(record.names))
         record.module = stack[-1].path
 
     for path, module in model.named_modules():
@@ -297,13 +326,18 @@ def _coarser(
     known: torch.dtype, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
 ) -> torch.dtype:
     """Return the coarsest floating type by which values were rounded so far."""
-    wide = [torch.finfo(t.dtype).eps for t in inputs if t.is_floating_point() and t.dim()]
+    wide = [torch.finfo(t.dtype).eps for t in inputs if _is_real(t) and t.dim()]
     for tensor in outputs:
-        if tensor.is_floating_point() and wide:
+        if _is_real(tensor) and wide:
             eps = torch.finfo(tensor.dtype).eps
             if eps > min(wide) and eps > torch.finfo(known).eps:
-                known = tensor.dtype
+                known = tensor.dtype.to_real()
     return known
+
+
+def _is_real(tensor: Tensor) -> bool:
+    """Return whether a tensor holds rounded numbers: real ones, or complex ones."""
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _freeze_untouched(record: Trace, held: dict[str, Tensor]) -> None:

@@ -2,45 +2,56 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from nestling import extent as extents
+from nestling import passage as passages
+from nestling.axes import expression as algebra
 from nestling.axes.comparison import TOLERANCES, Verdict, compare, finite, moved
 from nestling.axes.discovery import Discovery
 from nestling.axes.expression import Atom
+from nestling.axes.location import line_of
 from nestling.axes.preparation import (
     Freshen,
     batch_of,
     lively_norms,
     randomise_constant_weights,
+    strengthen_weights,
     with_batch,
 )
 from nestling.axes.reference import OtherPath, Replayer, cut, returned, run_masked, run_permuted
 from nestling.axes.residual import dropped
 from nestling.axes.scales import Follows, Numbers, can_follow, followed
-from nestling.axes.structure import tensors_in
+from nestling.axes.structure import map_tensors, tensors_in
 from nestling.axes.ties import Tie, expression_of
 from nestling.axes.tracer import run
 from nestling.errors import ModelError
 from nestling.extent import Along, Counts, Extent, Fixed
 from nestling.spec import Space
 from nestling.subnet import SharedGradient, build, pack
+from nestling.weights import duplicate
 
 
 @dataclass(frozen=True)
 class Call:
-    """One module call of a reference run: its path and what it returned, cut to the kept units."""
+    """One module call of a reference run.
+
+    Attributes:
+        path: of the module.
+        tensors: what it returned, cut to the kept units.
+        ops: how many ops of the trace had run at its end.
+    """
 
     path: str
     tensors: tuple[Tensor, ...]
+    ops: int
 
 
 class Trials:
@@ -75,17 +86,13 @@ class Trials:
         self.tolerance = TOLERANCES.get(discovery.trace.precision, TOLERANCES[torch.float32])
         self.gradients = {name: SharedGradient(p) for name, p in model.named_parameters()}
         generator = torch.Generator().manual_seed(seed)
-        randomise_constant_weights(model, generator)
+        layouts = discovery.space.layouts
+        elastic = {n for n, e in layouts.items() if any(map(any, map(extents.axes_of, e.extents)))}
+        self.alike = randomise_constant_weights(model, generator, elastic)
+        self.gains = [1.0, 2**0.5]  # that `rouse` has yet to try
         self.notes = _precision_note(discovery.trace.precision)
         self.args, self.kwargs = tuple(args), dict(kwargs)
-        given = self.args, self.kwargs
-        self.args, self.kwargs = tree_map(Freshen(generator), given)
-        if not self._settle_on_inputs():
-            self.args, self.kwargs = given
-            self.notes += (
-                "proven on the example inputs, because random ones do not suit the model",
-            )
-            self._settle_on_example()
+        self._settle(map_tensors((self.args, self.kwargs), Freshen(generator)))
         self.follows: Follows = {}
         self.whole: list[Tensor] = []
         self._refuse_changing()
@@ -137,14 +144,13 @@ class Trials:
         if not can_follow(scales, by_atom):
             return False
         numbers = Numbers()
-        try:
+        with contextlib.suppress(Exception):  # what was noted before it failed tells
             run(self.subnet(space, counts), self.args, self.kwargs, numbers)
-        except Exception:  # noqa: BLE001  (the user's code runs here)
-            pass  # what was noted before it still tells
         more = {**self.follows, **followed(scales, numbers.found, by_atom)}
-        new = more != self.follows
+        if more == self.follows:
+            return False
         self.follows = more
-        return new
+        return True
 
     def keeps_under(self, space: Space, orders: Mapping[str, Sequence[int]]) -> bool:
         """Return whether the full net computes the same with its units in another order."""
@@ -165,7 +171,40 @@ class Trials:
     @functools.cached_property
     def trains(self) -> bool:
         """Whether the full model runs in training mode."""
-        return not self._training_error(copy.deepcopy(self.model))
+        return not self._training_error(duplicate(self.model))
+
+    def strange_in_training(self, space: Space, name: str) -> str:
+        """Return what blocks of a depth axis do in training that their passages do not say."""
+        strange = self._strange & {block.module for block in space.blocks if block.axis == name}
+        return f"in training, {min(strange)} returns something else" if strange else ""
+
+    @functools.cached_property
+    def _strange(self) -> set[str]:
+        """The blocks that return other things in training than a subnet without them would."""
+        strange: set[str] = set()
+        blocks = self.discovery.space.blocks
+        before = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        handles = [
+            self.model.get_submodule(block.module).register_forward_hook(
+                lambda _, args, kwargs, out, block=block: (
+                    None
+                    if passages.fits(block.passage, args, kwargs, out)
+                    else strange.add(block.module)
+                ),
+                with_kwargs=True,
+            )
+            for block in blocks
+        ]
+        try:
+            self._training_error(self.model)
+        finally:
+            for handle in handles:
+                handle.remove()
+            self.model.eval()
+            with torch.no_grad():
+                for buffer, value in before:
+                    buffer.copy_(value)
+        return strange
 
     def _training_error(self, module: nn.Module) -> str:
         given = self.args, self.kwargs
@@ -192,14 +231,21 @@ class Trials:
         by_atom = self._by_atom(counts)
         absent, passed = space.absent(counts), {block.module for block in space.passed(counts)}
         calls = []
-        for (path, expressions), (_, tensors) in zip(
-            self.discovery.trace.calls, found, strict=True
+        trace = self.discovery.trace
+        for (path, expressions), (_, tensors), ops in zip(
+            trace.calls, found, trace.ends, strict=True
         ):
             if absent(path) and path not in passed:
                 continue  # it does not run in the subnet
             pairs = zip(tensors, expressions, strict=True)
-            calls.append(Call(path, tuple(cut(t, e, by_atom) for t, e in pairs)))
+            calls.append(Call(path, tuple(cut(t, e, by_atom) for t, e in pairs), ops))
         return calls
+
+    def shapes_after(self, ops: int, counts: Counts) -> Iterator[tuple[str, list[torch.Size]]]:
+        """Yield name and kept shapes of the traced ops from a number on."""
+        by_atom, trace = self._by_atom(counts), self.discovery.trace
+        for name, outputs in zip(trace.names[ops:], trace.shapes[ops:], strict=True):
+            yield name, [torch.Size(algebra.count(e, by_atom) for e in dims) for dims in outputs]
 
     def tensors(self, value: Any) -> list[Tensor]:
         """Return copies of the tensors that the user needs of what the model returned."""
@@ -255,6 +301,34 @@ class Trials:
 
     # -- preparation ----------------------------------------------------------------------------
 
+    def _settle(self, fresh: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+        """Choose inputs and weights with which the model takes the path that was traced."""
+        given = self.args, self.kwargs
+        while True:
+            self.args, self.kwargs = fresh
+            if self._settle_on_inputs():
+                return
+            self.args, self.kwargs = given
+            other = self._settle_on_example()
+            if other is None:
+                self.notes += (
+                    "proven on the example inputs, because random ones do not suit the model",
+                )
+                return
+            if not self.alike:
+                raise ModelError(
+                    "the model must run the same ops at every call with the same inputs, but it "
+                    f"ran {other.args[0]!r} where it ran another op before; take out what changes "
+                    "between calls (counters, caches, random choices)"
+                ) from other
+            with torch.no_grad():
+                for tensor, value in self.alike:
+                    tensor.fill_(value)
+            self.alike = []
+            self.notes += (
+                "proven on the weights as they are, because the code branches on their values",
+            )
+
     def _settle_on_inputs(self) -> bool:
         """Return whether the model takes the random inputs along the path that was traced."""
         try:
@@ -265,17 +339,35 @@ class Trials:
             return False
         return finite(self.tensors(value))
 
-    def _settle_on_example(self) -> None:
-        with lively_norms(self.model):
-            run(self.model, self.args, self.kwargs, None)
+    def rouse(self) -> bool:
+        """Let the model's layers pass signals on undiminished, where outputs show too little.
+
+        Returns whether weights were changed; each call tries a stronger gain.
+        """
+        while self.gains:
+            changed = strengthen_weights(self.model, self.gains.pop(0))
+            if not changed:
+                continue
+            suits = self._settle_on_inputs()
+            if not suits:  # it takes another path now, or overflows
+                with torch.no_grad():
+                    for tensor, factor in changed:
+                        tensor.div_(factor)
+                self._settle_on_inputs()
+            self.whole = self.tensors(run(self.model, self.args, self.kwargs, None))
+            if suits:
+                return True
+        return False
+
+    def _settle_on_example(self) -> OtherPath | None:
+        """Return how the model leaves the path on the example inputs; None if it does not."""
         try:
+            with lively_norms(self.model):
+                run(self.model, self.args, self.kwargs, None)
             run(self.model, self.args, self.kwargs, Replayer(self.discovery.trace, {}))
         except OtherPath as other:
-            raise ModelError(
-                "the model must run the same ops at every call with the same inputs, but it ran "
-                f"{other.args[0]!r} where it ran another op before; take out what changes between "
-                "calls (counters, caches, random choices, branches on the values of weights)"
-            ) from other
+            return other
+        return None
 
     def _refuse_changing(self) -> None:
         self.whole = self.tensors(run(self.model, self.args, self.kwargs, None))
@@ -303,4 +395,6 @@ def _precision_note(precision: torch.dtype) -> tuple[str, ...]:
 
 def _short(error: Exception) -> str:
     text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__
+    told = f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__
+    line = line_of(error)
+    return f"{told} ({line})" if line else told

@@ -10,6 +10,7 @@ import typer
 
 from nestling.cli import terminal
 from nestling.cli.options import AsJson, File, examples, read_header_id
+from nestling.report.of_menu import narrowed_lines
 from nestling.report.units import (
     MISSING,
     human_bytes,
@@ -36,6 +37,9 @@ def info(file: File, json: AsJson = False) -> None:
 
     found = modelfile.describe(file)
     profile = _profile(file)
+    specs = [entry["spec"] for entry in found["menu"]]
+    sizes = {name: axis["size"] for name, axis in found["axes"].items()}
+    found["narrowed"] = narrowed_lines(profile, sizes, specs) if profile else []
     tables = list(profile.tables.items()) if profile else []
     for entry in found["menu"]:
         entry["latencies"] = [
@@ -82,6 +86,11 @@ def _write(file: Path, found: dict[str, Any]) -> None:
     if keys:
         devices = ", ".join(dict.fromkeys(str(key[0]) for key in keys))
         terminal.put(f"\nmedian ms of a call; b: pictures a call, t: threads; on {devices}")
+    for entry in found["menu"]:
+        if not entry["offered"] and entry["reason"]:
+            terminal.put(f"not offered: {entry['name']}, {entry['reason']}")
+    for line in found["narrowed"]:
+        terminal.put(f"narrowed: {line}")
     terminal.put(f"\n{len(found['axes'])} elastic axes: {', '.join(found['axes'])}")
 
 

@@ -34,6 +34,16 @@ Threads = Annotated[
 Seconds = Annotated[
     float, typer.Option("--seconds", min=0.01, max=3600, help="Longest time to measure a subnet.")
 ]
+Narrow = Annotated[
+    float,
+    typer.Option(
+        "--narrow",
+        metavar="SECONDS",
+        min=0,
+        max=86400,
+        help="Time for measuring which counts are worth having here.",
+    ),
+]
 
 
 def opened(file: Path, own: str | None = None, args: list[str] | None = None) -> LoadedModel:

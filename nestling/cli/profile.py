@@ -12,6 +12,7 @@ from nestling.cli.options import (
     AsJson,
     File,
     ModelArgs,
+    Narrow,
     OwnModel,
     Seconds,
     Threads,
@@ -27,6 +28,7 @@ def add_to(app: typer.Typer) -> None:
         epilog=examples(
             "nestling profile model.nest",
             "nestling profile model.nest --batch 1 --batch 32 --threads 1",
+            "nestling profile model.nest --narrow 60",
         )
     )(profile)
 
@@ -39,6 +41,7 @@ def profile(
     ] = None,
     threads: Threads = None,
     seconds: Seconds = 1.0,
+    narrow: Narrow = 0,
     model: OwnModel = None,
     arg: ModelArgs = None,
     json: AsJson = False,
@@ -56,6 +59,10 @@ def profile(
             terminal.say(f"measuring {len(menu)} subnets: {key}")
             menu = menu.measured(examples_a_call, seconds=seconds)
             menu.profile.save(beside(file))
+            if narrow:
+                terminal.say("measuring which counts are worth having")
+                menu = menu.narrowed(examples_a_call, seconds=narrow)
+                menu.profile.save(beside(file))
             if not json:
                 terminal.put_page(report.page_of(menu, str(key), key=key))
         terminal.say(f"written to {beside(file)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nestling.cli import terminal
-from nestling.cli.options import AsJson, ModelArgs, Threads, examples
+from nestling.cli.options import AsJson, ModelArgs, Narrow, Threads, examples
 
 if TYPE_CHECKING:
     from nestling.experiment import Outcome, Prepared, Settings
@@ -60,6 +60,7 @@ def train(
     weights: Annotated[
         str | None, typer.Option(metavar="FILE", help="Safetensors file to start from.")
     ] = None,
+    narrow: Narrow = 0,
     data_dir: Annotated[
         str | None, typer.Option(help="Where data sets are. (default: $NESTLING_DATA)")
     ] = None,
@@ -186,6 +187,8 @@ def _facts(outcome: Outcome, folder: RunFolder) -> dict[str, Any]:
                 "bytes": entry.bytes,
                 "accuracy": entry.accuracy,
                 "offered": entry.offered,
+                "reason": entry.reason,
+                "scored": entry.scored,
                 "test_accuracy": outcome.test[entry.name],
             }
             for entry in outcome.menu

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-import torch.nn.functional as F
 from torch import nn
 
 from nestling.errors import SpecError
 from nestling.menu import names_for
 from nestling.models import initialize
-from nestling.objectives.sandwich import Loss
+from nestling.objectives.sandwich import Loss, task_loss
 from nestling.search.uniform import FRACTIONS, ladder
 from nestling.spec import Spec
 from nestling.subnet import pack
@@ -48,4 +47,4 @@ def alone(
     module: nn.Module, net: Supernet, *, loss: Loss | None = None
 ) -> Iterator[tuple[nn.Module, Loss]]:
     """Objective: the module itself, on the targets."""
-    yield module.train(), loss or F.cross_entropy
+    yield module.train(), loss or task_loss

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import torch.nn.functional as F
 from torch import nn
 
 from nestling.errors import ModelError, SpecError
 from nestling.menu import names_for
-from nestling.objectives.sandwich import Loss, check_low, sandwich
+from nestling.objectives.sandwich import Loss, check_low, sandwich, task_loss
 from nestling.search.uniform import FRACTIONS, ladder, width_of
 from nestling.spec import Spec
 from nestling.supernet import Supernet
@@ -53,7 +52,7 @@ def uniform(
 
     def objective(net: Supernet) -> Iterator[tuple[nn.Module, Loss]]:
         if run.done < labels_first:
-            return sandwich(net, low=least, random=random, loss=run.loss or F.cross_entropy)
+            return sandwich(net, low=least, random=random, loss=run.loss or task_loss)
         return sandwich(net, low=least, random=random, loss=run.loss, distill=distill)
 
     offered = _offered(run, fractions, low)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestling.axes.structure import map_tensors
+from nestling.batch import part_of, scores_of
 from nestling.errors import SpecError
 from nestling.spec import Spec
 from nestling.supernet import Supernet
@@ -39,7 +40,8 @@ def sandwich(
         net: the supernet.
         low: narrowest uniform width, above 0 and at most 1.
         random: how many subnets of random width train beside the largest and the smallest.
-        loss: of the largest net, from (outputs, targets); the default is cross-entropy.
+        loss: of the largest net, from (outputs, targets); the default is the `loss` that the
+            model's output holds, or cross-entropy of its scores.
         distill: of the others, from (outputs, the largest net's outputs); the default is soft
             cross-entropy at temperature 1. With a `loss` and no `distill`, all train on the
             targets.
@@ -54,7 +56,7 @@ def sandwich(
         ...     loss(subnet(images), labels).backward()
         >>> optimizer.step(); optimizer.zero_grad()
     """
-    hard = loss or F.cross_entropy
+    hard = loss or task_loss
     soft = distill or (soft_cross_entropy if loss is None else None)
     taught: list[Any] = []
 
@@ -108,9 +110,29 @@ def check_low(low: float) -> None:
         raise SpecError(f"low= is a width above 0 and at most 1, but it is {low!r}")
 
 
-def soft_cross_entropy(outputs: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean cross-entropy against the softmax of a teacher's outputs, (N, C) both."""
-    return F.cross_entropy(outputs, teacher.softmax(1))
+def task_loss(outputs: Any, targets: Any) -> Tensor:
+    """Return the loss that a model's output holds, or else the cross-entropy of its scores.
+
+    Args:
+        outputs: scores (N, C, ...), or an output that holds a `loss` or `logits`.
+        targets: class numbers (N, ...), or class probabilities.
+
+    Raises:
+        DataError: the output holds neither.
+    """
+    own = part_of(outputs, "loss")
+    return F.cross_entropy(scores_of(outputs), targets) if own is None else own
+
+
+def soft_cross_entropy(outputs: Any, teacher: Any) -> Tensor:
+    """Return the mean cross-entropy against the softmax of a teacher's outputs.
+
+    Scores are (N, C, ...), or (N, T, C) where they are the `logits` of an output: of a sequence.
+    """
+    scores, taught = scores_of(outputs), scores_of(teacher)
+    if scores is not outputs and scores.dim() == 3:
+        scores, taught = scores.flatten(0, 1), taught.flatten(0, 1)
+    return F.cross_entropy(scores, taught.softmax(1))
 
 
 def _training(net: Supernet, spec: Spec) -> nn.Module:

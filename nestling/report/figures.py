@@ -62,7 +62,9 @@ def front(rows: Iterable[Row], cost: _Figure) -> list[Row]:
 
 
 def why_not_offered(page: Page, row: Row) -> str:
-    """Return why a subnet is not offered: which offered one is at least as good, and how."""
+    """Return why a subnet is not offered: the menu's words, or which offered one is as good."""
+    if row.reason:
+        return row.reason
     cost, accuracy = cost_of(page), row.accuracy
     mine = cost(row)
     if accuracy is None or mine is None:

@@ -54,6 +54,7 @@ def report_html(
         "key_figures": escape(figures.key_figures(page)),
         "table": _table(page),
         "reasons": _reasons(page),
+        "narrowed": _listed("Which counts are worth having on this device:", page.narrowed),
         "pictures": "\n".join(_picture(title, file) for title, file in pictures.items()),
         "widths": _widths(page),
         "use": _use(page),
@@ -102,12 +103,24 @@ def _table_row(page: Page, row: Row) -> str:
 
 
 def _reasons(page: Page) -> str:
-    lines = [
-        f"<li><b>{escape(row.name)}</b>: {escape(figures.why_not_offered(page, row))}</li>"
-        for row in page.rows
-        if not row.offered
-    ]
-    return f'<p class="key">Not offered:</p><ul>{"".join(lines)}</ul>' if lines else ""
+    hidden = [row for row in page.rows if not row.offered]
+    lines = [f"{row.name}: {figures.why_not_offered(page, row)}" for row in hidden]
+    return _listed("Not offered:", lines)
+
+
+def _listed(heading: str, lines: Sequence[str]) -> str:
+    """Return a list; of each line, what stands before the first colon is set off."""
+    if not lines:
+        return ""
+    items = []
+    for line in lines:
+        head, colon, rest = line.partition(": ")
+        items.append(
+            f"<li><b>{escape(head)}</b>{colon}{escape(rest)}</li>"
+            if colon
+            else f"<li>{escape(line)}</li>"
+        )
+    return f'<p class="key">{escape(heading)}</p><ul>{"".join(items)}</ul>'
 
 
 def _picture(title: str, file: str | os.PathLike[str]) -> str:

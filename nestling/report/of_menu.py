@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from nestling.entry import Entry
 from nestling.menu import Menu
-from nestling.profile import Key, machine
+from nestling.profile import Key, Profile, machine
 from nestling.report.rows import Page, Row
 from nestling.report.units import human_list
 
@@ -40,8 +40,10 @@ def page_of(
             None if found is None else (found.median, found.low, found.high),
             entry.offered,
             dict(entry.spec),
+            entry.reason,
         )
 
+    sizes = {axis.name: axis.size for axis in menu.net.space.axes.values()}
     ranked = sorted(menu, key=lambda entry: -entry.macs)
     told = {name: str(value) for name, value in menu.facts.items() if isinstance(value, str | int)}
     told |= {name: numbers for name in ("mean", "std") if (numbers := human_list(menu.facts, name))}
@@ -51,8 +53,30 @@ def page_of(
     return Page(
         title,
         [row(entry) for entry in ranked],
-        {axis.name: axis.size for axis in menu.net.space.axes.values()},
+        sizes,
         menu.metric,
         dict(measured) or machine(),
         {**told, **(facts or {}), **conditions},
+        narrowed_lines(menu.profile, sizes, [entry.spec for entry in menu], key),
     )
+
+
+def narrowed_lines(
+    profile: Profile,
+    sizes: Mapping[str, int],
+    specs: Sequence[Mapping[str, int]],
+    key: Key | None = None,
+) -> list[str]:
+    """Return which counts are not worth having, a line each.
+
+    Args:
+        profile: with the narrowings.
+        sizes: axis name -> units of the full net.
+        specs: those on offer.
+        key: of the figures beside it; lines of other conditions name theirs.
+    """
+    lines = []
+    for each, narrowing in profile.narrowings.items():
+        conditions = "" if each == key else f" ({each})"
+        lines += [f"{line}{conditions}" for line in narrowing.told(sizes, specs)]
+    return lines

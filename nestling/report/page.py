@@ -102,6 +102,7 @@ $table
 </table>
 </div>
 $reasons
+$narrowed
 </section>
 <section>
 <h2>Pictures</h2>

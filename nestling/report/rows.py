@@ -22,6 +22,7 @@ class Row:
         latency: median, low and high end of its 95 % interval, in ms; `None` when not measured.
         offered: whether the menu offers it.
         counts: axis name -> kept units; an axis that is not named is kept whole.
+        reason: why it is not offered, where the menu says so.
 
     Raises:
         NestlingError: a figure that cannot be (an accuracy of 95.1, a latency of zero).
@@ -39,6 +40,7 @@ class Row:
     latency: tuple[float, float, float] | None
     offered: bool
     counts: Mapping[str, int]
+    reason: str = ""
 
     def __post_init__(self) -> None:
         if self.macs < 1 or self.params < 0 or self.bytes < 0:
@@ -70,6 +72,7 @@ class Page:
         machine: facts about the device that the latencies were measured on.
         facts: how the menu was made (data set, method, epochs, seed, batch, threads, date); `file`,
             when present, is the model file that the lines of code in the report open.
+        narrowed: which counts are not worth having on the device, a line each.
 
     Raises:
         NestlingError: no rows, no axes, an unknown axis, or more kept units than the axis has.
@@ -81,6 +84,7 @@ class Page:
     metric: str
     machine: Mapping[str, str]
     facts: Mapping[str, str]
+    narrowed: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.rows or not self.sizes:

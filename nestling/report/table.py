@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def table(page: Page) -> Table:
-    """Return the menu as a Rich table; under it, why some entries are not offered.
+    """Return the menu as a Rich table; under it, why some entries are not offered, and which
+    counts are not worth having here.
 
     Names are shown as they are: markup and terminal escapes in them have no effect.
     """
@@ -82,8 +83,13 @@ def _cells(page: Page, row: Row) -> list[str]:
 
 
 def _notes(page: Page) -> str:
-    return "\n".join(
-        f"not offered: {printable(row.name)}, {printable(figures.why_not_offered(page, row))}"
+    lines = [
+        f"not offered: {row.name}, {figures.why_not_offered(page, row)}"
         for row in page.rows
         if not row.offered
-    )
+    ]
+    return "\n".join(printable(line) for line in [*lines, *_narrowed(page)])
+
+
+def _narrowed(page: Page) -> list[str]:
+    return [f"narrowed: {line}" for line in page.narrowed]

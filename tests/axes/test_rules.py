@@ -73,7 +73,8 @@ CASES = {
     "split": (lambda a: torch.cat(a.split([2, 4])[::-1]), [(6,)], "[p + q] -> [q + p]"),
     "slice": (lambda a: a[1:3], [(6,)], "[1 + p + q] -> p"),
     "slice end": (lambda a: a[-2:], [(6,)], "[p + q] -> q"),
-    "every second": (lambda a: a[::2], [(6,)], "6 -> 3"),
+    "every second": (lambda a: a[1::2], [(6,)], "(p 2) -> p"),
+    "every second, some": (lambda a: a[2::2], [(6,)], "6 -> 2"),
     "cat": (lambda a, b: torch.cat([a, b], -1), [(4, 6), (4, 3)], "p, q; p, r -> p, [q + r]"),
     "stack": (lambda a, b: torch.stack([a, b], -1), [(4,), (4,)], "p; p -> p, 2"),
     "repeat": (lambda a: a.repeat(2, 3), [(4,)], "p -> q, (r p)"),
@@ -108,6 +109,10 @@ CASES = {
         lambda a, b: F.conv_transpose1d(a, b, groups=2),
         *([(1, 6, 4), (6, 5, 3)], "1, (p q), 4; (p q), r, 3 -> 1, (p r), 6"),
     ),
+    "experts": (
+        lambda a, b: torch._grouped_mm(a, b, offs=torch.tensor([2, 6], dtype=torch.int32)),
+        *([(6, 4), (2, 4, 8)], "p, q; 2, q, r -> p, r"),
+    ),
     "embedding": (lambda a: F.embedding(torch.tensor([0, 2]), a), [(4, 6)], "4, p -> 2, p"),
     # norms and reductions
     "mean": (lambda a: a.mean(1), [(4, 6)], "p, q -> p"),
@@ -134,11 +139,39 @@ CASES = {
         *([(1, 3, 4, 4)], "1, p, 4, 4 -> 1, p, 8, 8"),
     ),
     # positions
-    "select": (lambda a: a[:, -1], [(4, 6)], "p, 6 -> p"),
+    "select": (lambda a: a[:, -1] + 0, [(4, 6)], "p, 6 -> p"),
+    "select shape": (lambda a: a + a[:, -1].shape[0], [(4, 6)], "p, q -> p, q"),
     "cumsum": (lambda a: a.cumsum(1), [(4, 6)], "p, 6 -> p, 6"),
     "flip": (lambda a: a.flip(0), [(4, 6)], "4, p -> 4, p"),
     "roll": (lambda a: a.roll(1, 1), [(4, 6)], "p, 6 -> p, 6"),
-    "sort": (lambda a: a.sort(1).values, [(4, 6)], "4, 6 -> 4, 6"),
+    "sort": (lambda a: a.sort(1).values, [(4, 6)], "p, 6 -> p, 6"),
+    "top": (lambda a: a.topk(2, 0).values, [(4, 6)], "4, p -> 2, p"),
+    "top of last": (lambda a: a.topk(2).indices, [(4, 6)], "p, 6 -> p, 2"),
+    "gather": (
+        lambda a: a.gather(1, torch.zeros(4, 2).long()),
+        *([(4, 6)], "p, 6 -> p, q"),
+    ),
+    "gather some": (
+        lambda a: a.gather(1, torch.zeros(3, 2).long()),
+        *([(4, 6)], "4, 6 -> 3, p"),
+    ),
+    "scatter": (
+        lambda a, b: a.scatter(1, torch.zeros(4, 2).long(), b),
+        *([(4, 6), (4, 2)], "p, 6; p, 2 -> p, 6"),
+    ),
+    "add at": (
+        lambda a, b: a.index_add(0, torch.tensor([1, 0]), b),
+        *([(4, 6), (2, 6)], "4, p; 2, p -> 4, p"),
+    ),
+    "put at": (
+        lambda a, b: torch.ops.aten.index_put(a, [None, torch.tensor([1, 0])], b),
+        *([(4, 6), (4, 2)], "p, 6; p, 2 -> p, 6"),
+    ),
+    "mask": (
+        lambda a, b: a.index_put((torch.tensor([True, False, True, False]),), b),
+        *([(4, 6), (6,)], "4, p; p -> 4, p"),
+    ),
+    "tril": (lambda a: a.tril(), [(3, 4, 6)], "p, 4, 6 -> p, 4, 6"),
     "index": (lambda a: a[:, torch.tensor([1, 0])], [(4, 6)], "p, 6 -> p, 2"),
     "index twice": (
         lambda a: a[torch.tensor([1, 0]), :, torch.tensor([1, 0])],
@@ -152,8 +185,45 @@ CASES = {
             "1, p, q, r; 1, p, s, r; 1, p, s, t -> 1, p, q, t",
         ),
     ),
+    # bilinear forms, bags, distances
+    "bilinear": (
+        lambda a, b, c, d: F.bilinear(a, b, c, d),
+        *([(2, 3), (2, 4), (5, 3, 4), (5,)], "p, q; p, r; s, q, r; s -> p, s"),
+    ),
+    "bag": (
+        lambda a: F.embedding_bag(torch.tensor([[0, 1, 2], [2, 3, 0]]), a, mode="mean"),
+        *([(5, 4)], "5, p -> 2, p"),
+    ),
+    "largest of a bag": (
+        lambda a: F.embedding_bag(torch.tensor([[0, 1, 2]]), a, mode="max"),
+        *([(5, 4)], "5, p -> 1, p"),
+    ),
+    "distances": (lambda a, b: torch.cdist(a, b), [(4, 6), (5, 6)], "p, q; r, q -> p, r"),
+    # signals
+    "fft": (lambda a: torch.fft.fft(a, dim=0).real, [(4, 6)], "4, p -> 4, p"),
+    "inverse fft": (
+        lambda a: torch.fft.irfft2(torch.fft.rfft2(a, dim=(0, 1)), s=(4, 4), dim=(0, 1)),
+        *([(4, 4, 6)], "4, 4, p -> 4, 4, p"),
+    ),
+    "complex": (lambda a: torch.view_as_complex(a).abs(), [(6, 2)], "p, 2 -> p"),
+    "windows": (lambda a: F.unfold(a, 2), [(1, 3, 3, 3)], "1, p, 3, 3 -> 1, (p 4), 4"),
+    "folded": (lambda a: F.fold(a, (3, 3), 2), [(1, 12, 4)], "1, (p 4), 4 -> 1, p, 3, 3"),
+    "sliding": (lambda a: a.unfold(1, 2, 1), [(3, 6)], "p, 6 -> p, 5, 2"),
+    "grid": (
+        lambda a: F.grid_sample(a, torch.zeros(1, 5, 6, 2), align_corners=False),
+        *([(1, 3, 4, 4)], "1, p, 4, 4 -> 1, p, 5, 6"),
+    ),
+    "unpool": (
+        lambda a: F.max_unpool2d(*F.max_pool2d(a, 2, return_indices=True), 2),
+        *([(1, 3, 4, 4)], "1, p, 4, 4 -> 1, p, 4, 4"),
+    ),
+    # sequences
+    "packed": (
+        lambda a: nn.utils.rnn.pack_padded_sequence(a, torch.tensor([3, 1])).data,
+        *([(3, 2, 6)], "3, 2, p -> 4, p"),
+    ),
     # no rule
-    "fft": (lambda a: torch.fft.fft(a).real, [(4,)], "4 -> 4"),
+    "exponential": (lambda a: torch.linalg.matrix_exp(a), [(4, 4)], "4, 4 -> 4, 4"),
 }
 
 
@@ -175,8 +245,8 @@ def test_attention_couples_heads_and_head_size():
 
 
 def test_op_without_a_rule_freezes_with_its_name():
-    parameters, _, _ = traced(lambda a: torch.fft.fft(a).real, (4,))
-    assert parameters[0][0].frozen.text == "no rule for the op '_fft_r2c'"
+    parameters, _, _ = traced(lambda a: torch.linalg.matrix_exp(a), (4, 4))
+    assert parameters[0][0].frozen.text == "no rule for the op 'linalg_matrix_exp'"
 
 
 def test_rule_that_fails_freezes_and_never_raises(monkeypatch):
@@ -208,7 +278,7 @@ def test_lookup_knows_names_in_place_forms_and_tags():
     assert lookup(aten.mm.default) is RULES["mm"]
     assert lookup(aten.hardswish_.default) is RULES["hardswish"]
     assert lookup(aten.sin_.default) is RULES["pointwise"]
-    assert lookup(aten._fft_r2c.default) is None
+    assert lookup(aten.linalg_matrix_exp.default) is None
 
 
 def test_every_rule_says_what_it_does():
@@ -219,5 +289,5 @@ def test_every_rule_says_what_it_does():
 def test_every_named_rule_is_an_op():
     extra = {"pointwise", "dropout", "contiguous", "numpy_T", "swapaxes", "tile", "unbind"}
     missing = [n for n in RULES if not hasattr(torch.ops.aten, n) and n not in extra]
-    known_elsewhere = {"device", "item", "hardswish"}
+    known_elsewhere = {"device", "item", "hardswish", "grouped_mm_fallback"}
     assert set(missing) <= known_elsewhere

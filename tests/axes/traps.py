@@ -24,6 +24,8 @@ class Trap:
         share: least elastic share of the parameters.
         axes: least number of elastic axes.
         plain: whether zeroed weights alone make the masked model (no norm over a cut axis).
+        counted: whether torch counts the work of every subnet: it overlooks fused attention and
+            products over one unit, and what is routed by value is no fixed amount.
         frozen: text that the report on frozen dimensions must hold.
         options: further arguments of `Supernet`.
     """
@@ -33,6 +35,7 @@ class Trap:
     share: float = 0.9
     axes: int = 1
     plain: bool = True
+    counted: bool = True
     frozen: str = ""
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -99,21 +102,33 @@ class ShuffleNetV1(Net):
         return F.relu(x + self.expand(self.depthwise(y)))
 
 
-@trap(axes=1, share=0.25, frozen="down to single units")
+@trap(axes=3)
 class ShuffleNetV2(Net):
     """Half of the channels pass by; the halves are interleaved, twice."""
 
     def __init__(self):
         super().__init__(16)
-        self.branch = nn.Sequential(conv(8, 8, 1), conv(8, 8, groups=8), conv(8, 8, 1))
+        self.branches = nn.ModuleList(self.branch() for _ in range(2))
+
+    def branch(self):
+        return nn.Sequential(conv(8, 8, 1), conv(8, 8, groups=8), conv(8, 8, 1))
 
     def body(self, x):
-        for _ in range(2):
+        for branch in self.branches:
             left, right = x.chunk(2, dim=1)
-            y = torch.cat([left, self.branch(right)], 1)
+            y = torch.cat([left, branch(right)], 1)
             n, c, h, w = y.shape
             x = y.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
         return x
+
+
+@trap(axes=1, share=0.25, frozen="down to single units")
+class SharedBranch(ShuffleNetV2):
+    """With one branch for both, every channel is an input and an output of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.branches[1] = self.branches[0]
 
 
 @trap(axes=1)

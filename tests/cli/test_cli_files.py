@@ -140,6 +140,50 @@ def test_profile_answers_a_latency_budget(nestling, copy, digits):
     assert nestling("run", copy, digits, "--latency-ms", 1e-9).failed("closest", "latency_ms")
 
 
+def test_profile_narrows_and_info_tells(nestling, copy, monkeypatch):
+    from nestling import menu as menus
+    from nestling.costs.latency import Latency, Ratio, measure
+
+    def compare(smaller, larger, precision, seconds):
+        return Ratio(1.0, 1.0, 1.0, 40)  # a machine on which size costs nothing
+
+    def alike(calls, **options):
+        return {name: Latency(1.0, 0.9, 1.1, 11) for name in measure(calls, **options)}
+
+    monkeypatch.setattr("nestling.timing._comparer", lambda *given: compare)
+    monkeypatch.setattr(menus.latency, "measure", alike)
+    assert "narrowed" not in nestling("info", copy).out
+    said = nestling("profile", copy, "--seconds", 0.01, "--narrow", 5)
+    assert said.code == 0
+    assert "worth having" in said.err
+    assert "narrowed: " in said.out
+    told = [line for line in nestling("info", copy).out.splitlines() if "narrowed: " in line]
+    assert told
+    assert all("is no faster than" in line for line in told)
+    assert all("a menu that is made here uses" in line for line in told)
+    found = json.loads(nestling("info", copy, "--json").out)
+    assert [f"narrowed: {line}" for line in found["narrowed"]] == told
+    # The axes of the file allow what they allowed.
+    assert all(axis["counts"][-1] == axis["size"] for axis in found["axes"].values())
+    assert nestling("profile", copy, "--narrow", -1).code == 2
+
+
+def test_info_says_why_a_subnet_is_not_offered(nestling, copy):
+    from nestling import container
+
+    header, tensors = container.read(copy)
+    row = header["menu"][1]
+    row |= {"offered": False, "reason": "no faster than full here and no better"}
+    container.write(copy, header, tensors)
+    assert f"not offered: {row['name']}, no faster than full here" in nestling("info", copy).out
+    # A file of an earlier version of the format has neither reasons nor numbers of examples.
+    for each in header["menu"]:
+        del each["reason"], each["scored"]
+    container.write(copy, header, tensors)
+    found = json.loads(nestling("info", copy, "--json").out)
+    assert {(e["reason"], e["scored"]) for e in found["menu"]} == {("", None)}
+
+
 def test_profile_replaces_one_that_is_damaged(nestling, copy):
     (copy.parent / "model.profile.json").write_text("{")
     assert nestling("bench", copy, "--seconds", 0.01).failed("nestling profile")

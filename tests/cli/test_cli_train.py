@@ -43,6 +43,27 @@ def test_data_is_on_stdout_and_the_rest_on_stderr(nestling, tmp_path):
     assert "training in" in said.err
 
 
+def test_a_narrowed_training(nestling, tmp_path, monkeypatch):
+    from nestling.costs.latency import Ratio
+
+    def compare(smaller, larger, precision, seconds):
+        return Ratio(1.0, 1.0, 1.0, 40)  # a machine on which size costs nothing
+
+    monkeypatch.setattr("nestling.timing._comparer", lambda *given: compare)
+    out = tmp_path / "run"
+    said = nestling("train", *TINY, "--epochs", 1, "--narrow", 5, "--out", out)
+    assert said.code == 0
+    assert "narrowed: " in said.out
+    assert "is no faster than 8 here, so 8 is used" in said.out
+    assert [line.split()[0] for line in said.out.splitlines()[2:4]] == ["name", "full"]
+    assert "is no faster than" in (out / "report.html").read_text()
+    assert "is no faster than" in (out / "log.txt").read_text()
+    found = json.loads(nestling("info", out / "model.nest", "--json").out)
+    assert [entry["name"] for entry in found["menu"]] == ["full"]
+    assert found["menu"][0]["scored"] > 100
+    assert json.loads((out / "config.json").read_text())["settings"]["narrow"] == 5
+
+
 def test_folders_are_numbered(nestling, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):

@@ -56,6 +56,8 @@ def test_why_not_offered(small):
     assert say(small, close) == "not measurably faster than s2 and no more accurate"
     best = replace(loser, accuracy=1.0)
     assert say(small, best) == "left out when the menu was made"
+    known = replace(loser, reason="no faster than s2 here and no better")
+    assert say(small, known) == "no faster than s2 here and no better"
 
 
 def test_head_line(small):

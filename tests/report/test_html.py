@@ -149,3 +149,17 @@ def test_the_use_starts_from_real_inputs(small, tmp_path):
     code = read(report_html(page, {}, tmp_path / "r.html")).text["code"]
     assert 'data = nestling.data.load("digits")' in code
     assert "next(iter(data.test_batches(1)))" in code
+
+
+def test_what_was_narrowed_and_why_not_offered(small, tmp_path):
+    lines = ["layer3: 33 of 64 is no faster than 40 here, so 40 is used", f"{HOSTILE}: <b>x"]
+    hidden = replace(small.rows[3], reason=f"slower than {HOSTILE}")
+    rows = [*small.rows[:3], hidden, *small.rows[4:]]
+    reader = read(report_html(replace(small, rows=rows, narrowed=lines), {}, tmp_path / "r.html"))
+    said = reader.text["ul"]
+    assert lines[0] in said
+    assert f"s2-alt: slower than {HOSTILE}" in said
+    assert lines[1] in said
+    assert [tag for tag, _ in reader.tags].count("script") == 1
+    plain = read(report_html(small, {}, tmp_path / "s.html"))
+    assert "worth having" not in plain.text["main"]

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -37,6 +38,15 @@ def test_plain_says_the_same(small):
     assert plain(small).split() == rich_words
 
 
+def test_what_was_narrowed_stands_under_the_table(small):
+    line = "layer3: 33 of 64 is no faster than 40 here, so 40 is used"
+    page = replace(small, narrowed=[line, "evil \x1b[2J"])
+    for text in (plain(page), shown(table(page))):
+        assert f"narrowed: {line}" in text
+        assert "\x1b" not in text
+    assert "narrowed" not in plain(small)
+
+
 def test_plain_columns_stand_under_their_heads(small):
     lines = plain(small).splitlines()[2:9]
     assert {len(line) for line in lines} == {len(lines[0])}
@@ -50,8 +60,6 @@ def test_hostile_names_have_no_effect(awkward):
 
 
 def test_markup_in_a_name_is_shown(small):
-    from dataclasses import replace
-
     page = replace(small, title="[bold]t", rows=[replace(small.full, name="[red]full")])
     assert "[red]full" in shown(table(page))
     assert "[bold]t" in shown(table(page))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from nestling.axes.expression import Atom, Expression, constant, times
+from nestling.axes.expression import SPACE, Atom, Expression, constant, live, times
 from nestling.axes.rules.table import rule
 
 
@@ -41,7 +42,18 @@ def _contract(trace: Any, left: Tensor, right: Tensor) -> list[Expression]:
         trace.produce(columns[0], "neurons")
     if not trace.is_weight(right) and not trace.is_weight(left):
         trace.replay()  # neither side is masked: what a cut unit holds must not count
+        if any(e.size > 1 for e in rows) and any(e.size > 1 for e in columns):
+            _attend(trace, batch, [*rows, *columns, inner])
     return [*batch, *rows, *columns]
+
+
+def _attend(trace: Any, batch: Sequence[Expression], inside: Sequence[Expression]) -> None:
+    """Name the axes of attention that is written with plain products of activations."""
+    heads = [expression for expression in batch if live(expression)]
+    for expression in heads:
+        trace.produce(expression, "heads")
+    for expression in inside if heads else ():
+        trace.produce(expression, "head_size")
 
 
 @rule("linear")
@@ -57,6 +69,26 @@ def linear(trace: Any, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | No
     if not trace.is_weight(weight):
         trace.replay()
     trace.put(out, expressions)
+
+
+@rule("_grouped_mm", "grouped_mm_fallback")
+def grouped_mm(
+    trace: Any, out: Tensor, x: Tensor, weight: Tensor, *args: Any, **kwargs: Any
+) -> None:
+    """Runs of rows, each with a matrix of its own: an expert for the tokens sent to it.
+
+    Shapes (rows, inner) and (experts, inner, columns) give (rows, columns).
+    """
+    if x.dim() != 2 or weight.dim() != 3:
+        raise ValueError("only rows grouped by expert are known")
+    rows, w = trace.of(x), trace.of(weight)
+    trace.freeze(w[0], "experts are chosen by number")
+    trace.unify(rows[1], w[1])
+    trace.work([rows[0], w[1], w[2]])
+    trace.produce(w[2], "neurons")
+    if not trace.is_weight(weight):
+        trace.replay()
+    trace.put(out, [rows[0], w[2]])
 
 
 def _conv_sizes(args: list[Any], kwargs: dict[str, Any]) -> None:
@@ -86,7 +118,7 @@ def convolution(
     for kernel in w[2:]:
         trace.freeze(kernel, "kernel size")
     for space in inputs[2:]:
-        trace.freeze(space, "space")
+        trace.freeze(space, SPACE)
     group: Expression = Atom(groups) if groups > 1 else constant(1)
     if groups > 1:
         trace.size(groups, group)
@@ -104,7 +136,52 @@ def convolution(
             trace.produce(group, "paths")
     if not trace.is_weight(weight):
         trace.replay()
-    trace.put(out, [inputs[0], channels, *(constant(n, "space") for n in out.shape[2:])])
+    trace.put(out, [inputs[0], channels, *(constant(n, SPACE) for n in out.shape[2:])])
+
+
+@rule("_trilinear")
+def trilinear(
+    trace: Any,
+    out: Tensor,
+    one: Tensor,
+    two: Tensor,
+    three: Tensor,
+    *dims: Sequence[int],
+) -> None:
+    """Products of three tensors that are spread over each other's dimensions, then summed."""
+    total = out.dim() + len(dims[3])
+    shared: list[Expression | None] = [None] * total
+    for tensor, missing in zip((one, two, three), dims, strict=False):
+        present = [dim for dim in range(total) if dim not in missing]
+        for dim, expression in zip(present, trace.of(tensor), strict=True):
+            known = shared[dim]
+            if known is None or known.size == 1:
+                shared[dim] = expression
+            elif expression.size != 1:
+                trace.unify(known, expression)
+    found = [expression if expression is not None else constant(1) for expression in shared]
+    trace.work(found)
+    if trace.is_weight(two):
+        trace.produce(trace.of(two)[0], "neurons")
+    else:
+        trace.replay()
+    trace.put(out, [e for dim, e in enumerate(found) if dim not in dims[3]])
+
+
+@rule("_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(
+    trace: Any, out: Any, weight: Tensor, index: Tensor, offsets: Tensor, *args: Any
+) -> None:
+    """Sums, means or maxima of rows; columns are elastic."""
+    trace.freeze(trace.of(weight)[0], "rows are looked up by value")
+    columns = trace.of(weight)[1]
+    trace.produce(columns, "embedding")
+    trace.put(out[0], [constant(out[0].shape[0]), columns])
+    for tensor in out[1:]:
+        found = [constant(n) for n in tensor.shape]
+        if tensor.dim() == 2:  # which row was the largest, for each column
+            found[1] = columns
+        trace.put(tensor, found)
 
 
 @rule("embedding")

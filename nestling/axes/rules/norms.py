@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from nestling.axes.expression import Atom, Expression, constant, times
+from nestling.axes.expression import SPACE, Atom, Expression, constant, times
 from nestling.axes.rules.table import rule
 
 
@@ -102,7 +102,7 @@ def group_norm(
         "argmax",
         "argmin",
     ),
-    *("all", "any", "prod", "logsumexp", "linalg_vector_norm", "norm", "nansum"),
+    *("all", "any", "prod", "logsumexp", "aminmax", "linalg_vector_norm", "norm", "nansum"),
     replayed=True,
 )
 def reduction(trace: Any, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -148,6 +148,7 @@ def softmax(trace: Any, out: Tensor, x: Tensor, *args: Any) -> None:
     *("adaptive_avg_pool2d", "adaptive_max_pool2d", "upsample_nearest2d", "upsample_bilinear2d"),
     *("upsample_bicubic2d", "_upsample_nearest_exact2d", "_upsample_bilinear2d_aa"),
     *("_upsample_bicubic2d_aa", "reflection_pad2d", "replication_pad2d", "mkldnn_max_pool2d"),
+    "fractional_max_pool2d",
 )
 def pool2d(trace: Any, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> None:
     """Works inside the last two dimensions."""
@@ -156,6 +157,7 @@ def pool2d(trace: Any, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> None:
 
 @rule(
     *("max_pool3d_with_indices", "avg_pool3d", "_adaptive_avg_pool3d", "adaptive_max_pool3d"),
+    *("_upsample_nearest_exact3d", "adaptive_avg_pool3d", "fractional_max_pool3d"),
     *("upsample_nearest3d", "upsample_trilinear3d", "reflection_pad3d", "replication_pad3d"),
 )
 def pool3d(trace: Any, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -164,8 +166,9 @@ def pool3d(trace: Any, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> None:
 
 
 @rule(
-    *("avg_pool1d", "adaptive_avg_pool1d", "max_pool1d", "upsample_nearest1d"),
-    *("upsample_linear1d", "reflection_pad1d", "replication_pad1d"),
+    *("avg_pool1d", "adaptive_avg_pool1d", "max_pool1d", "max_pool1d_with_indices"),
+    *("upsample_nearest1d", "_upsample_nearest_exact1d", "upsample_linear1d"),
+    *("reflection_pad1d", "replication_pad1d"),
 )
 def pool1d(trace: Any, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> None:
     """Works inside the last dimension."""
@@ -174,10 +177,10 @@ def pool1d(trace: Any, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> None:
 
 def _spatial(trace: Any, out: Any, x: Tensor, dims: int) -> None:
     for expression in trace.of(x)[-dims:]:
-        trace.freeze(expression, "space")
+        trace.freeze(expression, SPACE)
     for result in tree_leaves(out):
         if isinstance(result, Tensor):
-            space = [constant(n, "space") for n in result.shape[-dims:]]
+            space = [constant(n, SPACE) for n in result.shape[-dims:]]
             trace.put(result, [*trace.of(x)[:-dims], *space])
 
 

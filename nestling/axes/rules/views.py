@@ -7,7 +7,17 @@ from typing import Any
 
 from torch import Tensor
 
-from nestling.axes.expression import Atom, Expression, constant, find, join, live, split, times
+from nestling.axes.expression import (
+    SPACE,
+    Atom,
+    Expression,
+    constant,
+    find,
+    join,
+    live,
+    split,
+    times,
+)
 from nestling.axes.rules.table import rule
 
 
@@ -78,16 +88,17 @@ def permute(trace: Any, out: Tensor, x: Tensor, dims: Sequence[int]) -> None:
 def unsqueeze(trace: Any, out: Tensor, x: Tensor, dim: int) -> None:
     """Insert a dimension of one entry."""
     expressions = list(trace.of(x))
-    expressions.insert(dim % (x.dim() + 1), constant(1))
+    expressions.insert(dim % out.dim(), constant(1))  # in place, x has its new shape already
     trace.put(out, expressions)
 
 
 @rule("squeeze")
 def squeeze(trace: Any, out: Tensor, x: Tensor, dim: Any = None) -> None:
     """Drop dimensions of one entry."""
-    dims = trace.dims(dim, x)
-    expressions = enumerate(trace.of(x))
-    trace.put(out, [e for i, e in expressions if not (i in dims and x.shape[i] == 1)])
+    before = trace.of(x)  # not x.shape: in place, that is the new one already
+    given = range(len(before)) if dim is None else [dim] if isinstance(dim, int) else dim
+    dims = [number % max(len(before), 1) for number in given]
+    trace.put(out, [e for i, e in enumerate(before) if not (i in dims and e.size == 1)])
 
 
 @rule("expand")
@@ -130,9 +141,18 @@ def slice_(
             trace.size(high - low, expressions[dim])
             trace.size(low, piece(trace, trace.of(x)[dim], 0, low))
         else:
-            trace.freeze(expressions[dim], "every n-th unit is taken")
-            expressions[dim] = constant(out.shape[dim])
+            expressions[dim] = _strided(trace, expressions[dim], low, step, out.shape[dim])
     trace.put(out, expressions)
+
+
+def _strided(trace: Any, expression: Expression, start: int, step: int, taken: int) -> Expression:
+    """Return what every n-th unit is: the units are (taken, n) where each group gives one."""
+    if start >= step or taken * step != expression.size:
+        trace.freeze(expression, "every n-th unit is taken")
+        return constant(taken)
+    unit = Atom(taken)
+    trace.unify(expression, times([unit, constant(step, "one of every n units is taken")]))
+    return unit
 
 
 @rule("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split")
@@ -146,6 +166,9 @@ def split_(trace: Any, out: Sequence[Tensor], x: Tensor, size: Any = None, dim: 
         trace.put(part, expressions)
         trace.size(part.shape[dim], expressions[dim])
         start = stop
+    if isinstance(size, int) and len({part.shape[dim] for part in out}) == 1:
+        for part in out[1:]:  # one number for all: they stay alike
+            trace.unify(trace.of(out[0])[dim], trace.of(part)[dim])
 
 
 def piece(trace: Any, expression: Expression, start: int, stop: int) -> Expression:
@@ -157,6 +180,17 @@ def piece(trace: Any, expression: Expression, start: int, stop: int) -> Expressi
         return halves[1]
     trace.freeze(expression, "cut inside a unit")
     return constant(stop - start, "cut inside a unit")
+
+
+@rule("as_strided")
+def as_strided(
+    trace: Any, out: Tensor, x: Tensor, size: Sequence[int], stride: Sequence[int], *args: Any
+) -> None:
+    """The strides of dimensions with one entry say nothing: the tensor may stay as it is."""
+    steps = zip(x.shape, x.stride(), stride, strict=False)
+    if x.shape != out.shape or any(n > 1 and one != other for n, one, other in steps):
+        raise ValueError("other entries of the memory are looked at")
+    trace.put(out, trace.of(x))
 
 
 @rule("cat", "concat", "concatenate")
@@ -230,7 +264,7 @@ def channel_shuffle(trace: Any, out: Tensor, x: Tensor, groups: int) -> None:
 def pixel_unshuffle(trace: Any, out: Tensor, x: Tensor, factor: int) -> None:
     """Each channel becomes (factor, factor) channels."""
     for space in trace.of(x)[-2:]:
-        trace.freeze(space, "space")
+        trace.freeze(space, SPACE)
     square = constant(factor * factor, "pixel unshuffle")
     channels = times([trace.of(x)[-3], square])
     trace.put(out, [*trace.of(x)[:-3], channels, *map(constant, out.shape[-2:])])
@@ -240,7 +274,7 @@ def pixel_unshuffle(trace: Any, out: Tensor, x: Tensor, factor: int) -> None:
 def pixel_shuffle(trace: Any, out: Tensor, x: Tensor, factor: int) -> None:
     """Channels are (c, factor, factor); the factors go into space."""
     for space in trace.of(x)[-2:]:
-        trace.freeze(space, "space")
+        trace.freeze(space, SPACE)
     channels = Atom(out.shape[-3]) if out.shape[-3] > 1 else constant(1)
     square = constant(factor * factor, "pixel shuffle")
     trace.unify(trace.of(x)[-3], times([channels, square]))
