@@ -255,6 +255,7 @@ def _by_the_library(subject: Subject, spec: Mapping[str, int]) -> bool:
     """Return whether the subnet equals the library's masked model, forward and backward.
 
     `check_masked` takes its specs from a space; this one holds the given counts and no others.
+    Attention runs as plain products, whatever kernel torch would pick for a width.
     """
     space = subject.net.space
     axes = {
@@ -265,7 +266,8 @@ def _by_the_library(subject: Subject, spec: Mapping[str, int]) -> bool:
     only = replace(space, axes=axes)
     twin = nestling.Supernet.restore(net.model, only, net.orders, net.private, net.signature)
     try:
-        check_masked(twin, *subject.args, **subject.kwargs)
+        with sdpa_kernel(SDPBackend.MATH):
+            check_masked(twin, *subject.args, **subject.kwargs)
     except Exception:  # noqa: BLE001  (it says so by raising, and the user's code runs in it)
         return False
     return True
@@ -379,26 +381,41 @@ def macs(subject: Subject, draw: random.Random) -> dict[str, Any]:
     """The space's multiply-accumulates against torch's count on packed subnets, batch 1.
 
     In float64, in which recurrent layers and attention run as ops that torch counts. Where the
-    count depends on the values of the inputs (experts), there is nothing to compare.
+    modules that run depend on values (experts), a subnet may run others than the net, and its count
+    is not compared.
     """
     net = subject.wide
     args, kwargs = with_batch((subject.args, subject.kwargs), 1)
-    others = tree_map(_other_numbers, (args, kwargs))
-    whole = _counted(net.model, args, kwargs)
-    if whole != _counted(net.model, *others):
-        return {"macs": whole, "macs_equal": 0, "macs_of": 0, "macs_ratio": None}
-    counted = [(net.space.macs(net.space.full), whole)]
-    for spec in subject.specs(draw):
+    given = subject.args, subject.kwargs
+    if _called(net.model, *given) != _called(net.model, *tree_map(_other_numbers, given)):
+        return {"macs": net.space.macs(net.space.full), "macs_equal": 0, "macs_of": 0}
+    counted = []
+    for spec in [net.space.full, *subject.specs(draw)]:
         packed = nestling.pack(net.subnet(spec)).eval()
         counted.append((net.space.macs(spec), _counted(packed, args, kwargs)))
+    ratios = [one / max(other, 1) for one, other in counted]
     return {
         "macs": counted[0][0],
         "macs_equal": sum(one == other for one, other in counted),
         "macs_of": len(counted),
-        "macs_ratio": max(
-            (one / max(other, 1) for one, other in counted), key=lambda ratio: abs(ratio - 1)
-        ),
+        "macs_ratio": max(ratios, key=lambda ratio: abs(ratio - 1)),
     }
+
+
+def _called(module: nn.Module, args: Any, kwargs: Any) -> list[str]:
+    """Return the paths of the modules that a run calls."""
+    called: list[str] = []
+    handles = [
+        part.register_forward_pre_hook(lambda *given, path=path: called.append(path))
+        for path, part in module.named_modules()
+    ]
+    try:
+        with torch.no_grad():
+            module(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return called
 
 
 def _counted(module: nn.Module, args: Any, kwargs: Any) -> int:

@@ -3,9 +3,10 @@
 The library's proof replays the traced ops over the kept units, by the same rules that found the
 axes. Here no rule is used: the weights of cut units are zero, wherever they stand, and a norm layer
 over cut units is called on the kept ones alone. Only the layouts of the space are read (which
-entries of which weight a spec keeps). Autograd through it gives the gradients of the shared
-weights. Where an axis reaches other ops that count units (a mean over channels, the scale of
-attention), such a model is another one than the subnet, and nothing follows from a difference.
+entries of which weight a spec keeps). Torch's own attention takes its scale from the queries' living
+units. Autograd through it gives the gradients of the shared weights. Where an axis reaches other ops
+that count units (a mean over channels, a scale that code computes), such a model is another one
+than the subnet, and nothing follows from a difference.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from nestling import extent as extents
 from nestling.axes.structure import tensors_in
@@ -53,7 +56,8 @@ def run_masked(
         leaves[name] = parameter.detach().clone().requires_grad_(parameter.requires_grad)
         weights[name] = leaves[name] * _mask(parameter, space.layouts[name], counts)
     kept = _norms_over_kept(model, space, counts)
-    with kept, _passed_by(model, space, counts), sdpa_kernel(SDPBackend.MATH):
+    attention = _AttentionOverKept()
+    with kept, _passed_by(model, space, counts), sdpa_kernel(SDPBackend.MATH), attention:
         return functional_call(model, weights, tuple(args), dict(kwargs)), leaves
 
 
@@ -106,6 +110,21 @@ def _over(kept: Tensor, size: int) -> Callable[[nn.Module, Any, Tensor], Tensor]
         return torch.zeros_like(output).index_copy(dim, kept, found)
 
     return again
+
+
+class _AttentionOverKept(TorchFunctionMode):
+    """Lets torch's attention take its usual scale from the units of the queries that are not zero.
+
+    A subnet's queries have the kept units alone, and torch computes the scale from their number.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is F.scaled_dot_product_attention and kwargs.get("scale") is None:
+            queries = (args[0] if args else kwargs["query"]).detach()
+            living = int((queries.flatten(0, -2) != 0).any(0).sum())
+            kwargs["scale"] = max(living, 1) ** -0.5
+        return func(*args, **kwargs)
 
 
 @contextmanager

@@ -232,6 +232,19 @@ def test_each_subnet_has_a_config_of_its_own(kept):
     assert net.model.config.to_dict() == model.config.to_dict()
 
 
+def test_numbers_that_share_an_axis_are_true_together_or_not_at_all(kept):
+    """Else layers of other heads and the same products would load as another net in silence."""
+    settings = kept["bert"][0].space.settings
+    shared = [
+        (one, other)
+        for one in settings
+        for other in settings
+        if one.name != other.name and one.axes() & other.axes()
+    ]
+    assert shared
+    assert all(one.agree == other.agree for one, other in shared)
+
+
 def test_the_ways_of_the_library_work_on_a_subnet(kept):
     net, _, _ = kept["bert"]
     spec = quarter(net)

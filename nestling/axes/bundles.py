@@ -20,11 +20,20 @@ Factors: TypeAlias = tuple[Extent, ...]
 
 
 def bundles(space: Space, name: str) -> Iterator[dict[str, Extent]]:
-    """Yield the ties by which an axis becomes a product of axes that stand in its tensors.
+    """Yield the ties by which an axis, or one that it is a factor of, becomes a product.
 
     All products of its size that have one shape become one: `(heads, head size)` of each layer
     that reads or writes the embedding.
     """
+    yield from _bundled(space, name)
+    for other, axis in space.axes.items():
+        if other != name and not axis.ordered and axis.size > space.axes[name].size:
+            for tie in _bundled(space, other):
+                if any(name in extents.axes_of(extent) for extent in tie.values()):
+                    yield tie
+
+
+def _bundled(space: Space, name: str) -> Iterator[dict[str, Extent]]:
     shapes: dict[tuple[int, ...], list[Factors]] = {}
     for factors in dict.fromkeys(_products(space, name)):
         shapes.setdefault(tuple(factor.size for factor in factors), []).append(factors)

@@ -182,12 +182,12 @@ class Scan(nn.Module):
         self.wide, self.conv = nn.Linear(6, 24), nn.Conv1d(12, 12, 3, groups=12, padding=2)
         self.select, self.step = nn.Linear(12, 2 + 4 + 4, bias=False), nn.Linear(2, 12)
         self.decay, self.skip = nn.Parameter(torch.rand(12, 4)), nn.Parameter(torch.ones(12))
-        self.head = nn.Linear(12, 3)
+        self.head, self.ranks = nn.Linear(12, 3), (2, 4, 4)
 
     def forward(self, x):
         x, gate = self.wide(x).chunk(2, dim=-1)
         x = F.silu(self.conv(x.transpose(1, 2))[..., : x.shape[1]]).transpose(1, 2)
-        low, inward, outward = self.select(x).split([2, 4, 4], dim=-1)
+        low, inward, outward = self.select(x).split(self.ranks, dim=-1)
         step = F.softplus(self.step(low))
         state, seen = x.new_zeros(len(x), x.shape[2], self.decay.shape[1]), []
         for t in range(x.shape[1]):

@@ -47,11 +47,15 @@ def pointwise(trace: Any, out: Any, *args: Any, **kwargs: Any) -> None:
 
 
 def _note_number(trace: Any, args: Any) -> None:
-    """Note a scale whose number may come from a size: of the tensor, or of the last product."""
+    """Note a scale whose number may come from a size: of the tensor, the last product or sum."""
     number = number_of(trace.op, args)
     if number is not None:
-        last = [trace.works[-1][1][-1]] if trace.works else []
-        trace.scales.append(scale_by(len(trace.names), number, [*trace.of(args[0]), *last]))
+        near = list(trace.of(args[0]))
+        if trace.works:
+            near.append(trace.works[-1][1][-1])
+        if trace.replays:
+            near += next(reversed(trace.replays.values())).inputs[0]
+        trace.scales.append(scale_by(len(trace.names), number, near))
 
 
 @rule(

@@ -1,0 +1,94 @@
+"""Size attributes: found where a module or its config holds them, and never beyond its own."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nestling.header import space_from_json, space_to_json
+from nestling.subnet import holder_of, is_config
+from nestling.supernet import Supernet
+
+X = torch.randn(2, 12, generator=torch.Generator().manual_seed(0))
+
+
+class Config:
+    """What modules share: a plain object."""
+
+    def __init__(self) -> None:
+        self.heads, self.size = 3, 5
+
+
+class Attention(nn.Module):
+    """Divides its projection by numbers of the config and of its own, two in one op."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.values, self.gates = 15, 6
+        self.project, self.back = nn.Linear(12, 21), nn.Linear(15, 12)
+        self.gate = nn.Linear(6, 15)
+
+    def forward(self, x: Tensor) -> Tensor:
+        values, gates = self.project(x).split([self.values, self.gates], -1)
+        values = values.view(len(x), self.config.heads, self.config.size).sigmoid()
+        return self.back(values.flatten(1) * self.gate(gates))
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = Config()
+        self.one, self.two = Attention(self.config), Attention(self.config)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.two(self.one(x).relu()).relu())
+
+
+@pytest.fixture(scope="module")
+def net() -> Supernet:
+    torch.manual_seed(0)
+    return Supernet(Net(), X)
+
+
+def test_config_of_all_modules_ties_their_axes(net):
+    held = {(a.module, a.name) for a in net.space.attributes}
+    assert {name for _, name in held} >= {"values", "gates", "config.size", "config.heads"}
+    tied = [n for n, axis in net.space.axes.items() if axis.size in (3, 5)]
+    assert len(tied) == 2, net.space
+    subnet = net.subnet({n: net.space.axes[n].counts[0] for n in tied})
+    assert subnet.one.config is subnet.two.config is subnet.config
+    assert subnet.config is not net.model.config
+    assert (net.model.config.heads, net.model.config.size) == (3, 5)
+    assert subnet.config.heads * subnet.config.size == subnet.one.back.weight.shape[1] < 15
+
+
+def test_attributes_of_a_config_survive_the_header(net):
+    again = space_from_json(space_to_json(net.space))
+    assert list(again.attributes) == list(net.space.attributes)
+
+
+@pytest.mark.parametrize("name", ["config.__class__", "_config.size", "a.b.c", "config.", ".size"])
+def test_header_refuses_names_that_reach_into_internals(net, name):
+    value = copy.deepcopy(space_to_json(net.space))
+    value["attributes"][0][1] = name
+    with pytest.raises(ValueError, match="not the name of a size"):
+        space_from_json(value)
+
+
+def test_only_plain_objects_of_a_module_are_configs():
+    module = Net()
+    assert holder_of(module, "training") == (module, "training")
+    assert holder_of(module, "config.size") == (module.config, "size")
+    assert is_config(SimpleNamespace(size=3))
+    for value in (Config, nn.Linear(2, 2), X, torch, len, is_config, 3, None, "text"):
+        assert not is_config(value)
+    module.kind = Config  # a class is there for the whole program: no subnet may write to it
+    for name in ("kind.size", "one.values", "missing.size"):
+        with pytest.raises(AttributeError, match="holds no config"):
+            holder_of(module, name)
