@@ -3,10 +3,10 @@
 The library's proof replays the traced ops over the kept units, by the same rules that found the
 axes. Here no rule is used: the weights of cut units are zero, wherever they stand, and a norm layer
 over cut units is called on the kept ones alone. Only the layouts of the space are read (which
-entries of which weight a spec keeps). Torch's own attention takes its scale from the queries' living
-units. Autograd through it gives the gradients of the shared weights. Where an axis reaches other ops
-that count units (a mean over channels, a scale that code computes), such a model is another one
-than the subnet, and nothing follows from a difference.
+entries of which weight a spec keeps). Torch's own attention takes its scale from the living units
+of the queries. Autograd through it gives the gradients of the shared weights. Where an axis reaches
+other ops that count units (a mean over channels, a scale that code computes), such a model is
+another one than the subnet, and nothing follows from a difference.
 """
 
 from __future__ import annotations

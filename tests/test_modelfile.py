@@ -2,6 +2,7 @@ import copy
 import errno
 import os
 import resource
+import threading
 
 import pytest
 import torch
@@ -138,7 +139,7 @@ def test_an_instance_that_cannot_be_copied(small, tmp_path):
         tmp_path / "own.nest"
     )
     mine = small.ConvNet()
-    mine.extra = torch.ones(2, requires_grad=True) * 2
+    mine.extra = threading.Lock()
     with pytest.raises(FileError, match=r"model= is copied.*cannot be copied.*deepcopy"):
         nestling.load(path, model=mine)
 

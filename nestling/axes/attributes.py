@@ -132,7 +132,9 @@ def _recurrent_sizes(
 def _heads_of(embedding: Extent | None, heads: int) -> tuple[Extent | None, Extent | None]:
     """Divide (heads, head size) into the two."""
     outer: list[Extent] = []
-    inner = list(embedding.factors) if isinstance(embedding, Product) else [embedding or Fixed(1)]
+    inner: list[Extent] = [embedding or Fixed(1)]
+    if isinstance(embedding, Product):
+        inner = list(embedding.factors)
     while inner and math.prod(extent.size for extent in outer) < heads:
         outer.append(inner.pop(0))
     if math.prod(extent.size for extent in outer) != heads:

@@ -24,11 +24,12 @@ from torch import nn
 from nestling import extent as extents
 from nestling.axes.comparison import Verdict
 from nestling.axes.discovery import Discovery
+from nestling.axes.influence import influential
 from nestling.axes.preparation import double
 from nestling.axes.repair import first_wrong, repaired
 from nestling.axes.residual import noted
 from nestling.axes.rewriting import rewritten
-from nestling.axes.ties import Role, Tie, members, proposals, role_of
+from nestling.axes.ties import Role, Tie, TieRole, members, proposals, roles_of, tie_role
 from nestling.axes.trials import Trials
 from nestling.extent import Counts
 from nestling.spec import Axis, Frozen, Space
@@ -74,21 +75,17 @@ class Prover:
         # Axes of which only the allowed counts suit the code: some kernels want aligned rows.
         aligned = not ALIGNED.isdisjoint(discovery.trace.names)
         self.coarse = set(discovery.space.axes) if aligned else set()
-        self.tied_roles: set[Role] = set()
+        self.roles: dict[str, Role] = {}  # of all axes, as they were found
+        self.ties: dict[Role, TieRole | None] = {}  # of proven axes: the tie that they needed
+        self.alike: list[str] = []  # axes of such roles
+        self.last: Tie = {}
 
     def prove(self, space: Space) -> Space:
         """Return the space with what was proven: repaired, tied, or frozen where it must be."""
         space = replace(space, notes=(*space.notes, *self.trials.notes))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what the model says about masked units is no news
-            for name in list(space.axes):
-                if name in space.axes and space.axes[name].kind == "depth":
-                    space = self._settle_depth(space, name)
-                    continue
-                if name in space.axes:
-                    space = self._settle(space, name)
-                if name in space.axes:
-                    space = self._settle_one_unit(space, name)
+            space = self._settle_alike(self._settle_each(space))
             for number in range(JOINT):
                 space = self._settle_joint(space, narrowest=number == 0)
             space = self._settle_order(self._settle_training(space))
@@ -107,6 +104,75 @@ class Prover:
         tied = space.tied(group)
         self.trials.merge(group)
         return tied
+
+    # -- one axis of each role ----------------------------------------------------------------
+
+    def _settle_each(self, space: Space) -> Space:
+        """Settle depth axes, and the first axis of every role; note the axes that are like it."""
+        self.roles = roles_of(space, self.trials.model)
+        for name in list(space.axes):
+            if name not in space.axes:
+                continue
+            if space.axes[name].kind == "depth":
+                space = self._settle_depth(space, name)
+            elif self.roles[name] in self.ties:
+                self.alike.append(name)
+            else:
+                before = space
+                space = self._settle_fully(space, name)
+                self._learn(before, space, name)
+        return space
+
+    def _settle_fully(self, space: Space, name: str) -> Space:
+        space = self._settle(space, name)
+        return self._settle_one_unit(space, name) if name in space.axes else space
+
+    def _learn(self, before: Space, after: Space, name: str) -> None:
+        """Remember the role of an axis that was proven, and of those that are tied to it now."""
+        if after.axes.get(name) == before.axes[name]:
+            gone = [other for other in before.axes if other not in after.axes]
+            self.ties.update((self.roles[other], None) for other in gone)
+            self.ties[self.roles[name]] = tie_role(self.last, self.roles) if gone else None
+
+    def _settle_alike(self, space: Space) -> Space:
+        """Prove axes that are like proven ones together; one by one where that does not hold."""
+        before, undos = space, []
+        for name in self.alike:
+            needed = self.ties[self.roles[name]]
+            if name in space.axes and needed is not None:
+                some = itertools.islice(proposals(space, name), TIES)
+                tie = next((t for t in some if tie_role(t, self.roles) == needed), None)
+                if tie is not None:
+                    undos.append(self.trials.bind(tie))
+                    note = f"tied, because the code cuts them together: {', '.join(members(tie))}"
+                    space = space.become(tie)
+                    space = replace(space, notes=(*space.notes, note))
+        together = self._together(space)
+        if together is None:
+            for undo in reversed(undos):
+                undo()
+            space, doubtful = before, self.alike
+        else:
+            left = [name for name in self.alike if name in together.axes]
+            space, shown = together, influential(self.trials, together, left)
+            doubtful = [name for name in left if name not in shown]
+        for name in doubtful:
+            if name in space.axes:
+                space = self._settle_fully(space, name)
+        return space
+
+    def _together(self, space: Space) -> Space | None:
+        """Return the space, repaired, if cuts of all widths at once hold; None if they do not."""
+        names = [name for name, axis in space.axes.items() if axis.kind != "depth"]
+        if not any(name in names for name in self.alike):
+            return space
+        better: Space | None = space
+        for number in range(JOINT):
+            some = {name: self._any(space.axes[name]) for name in names}
+            counts = some if number else {name: space.axes[name].counts[0] for name in names}
+            if better is not None and not self.check(better, counts).holds:
+                better = self._repaired(better, counts)
+        return better
 
     # -- one axis -----------------------------------------------------------------------------
 
@@ -132,16 +198,8 @@ class Prover:
         return verdict, {name: count}
 
     def _amended(self, space: Space, name: str, counts: Counts) -> Space | None:
-        """Repair the space so that a cut works, or tie axes; what helped an axis's like is first."""
-        role = role_of(space, self.trials.model, name)
-        if role in self.tied_roles:
-            return self._tied(space, name, counts) or self._repaired(space, counts)
-        better = self._repaired(space, counts)
-        if better is None:
-            better = self._tied(space, name, counts)
-            if better is not None:
-                self.tied_roles.add(role)
-        return better
+        """Repair the space so that a cut works, or tie axes."""
+        return self._repaired(space, counts) or self._tied(space, name, counts)
 
     def _settle_one_unit(self, space: Space, name: str) -> Space:
         """Forbid a single unit where it does not work: it is squeezed away, or has no variance."""
@@ -215,6 +273,7 @@ class Prover:
                 if trial is not None and not self.check(trial, cut).holds:
                     trial = self._repaired(trial, cut)
             if trial is not None:
+                self.last = tie
                 note = f"tied, because the code cuts them together: {', '.join(members(tie))}"
                 return replace(trial, notes=(*trial.notes, note))
             undo()

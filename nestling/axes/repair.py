@@ -7,7 +7,6 @@ kept if the subnet then gets further. Values alone prove nothing: another intege
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -270,7 +269,9 @@ def _integers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
             yield from _numbers_in(vars(value), f"{key}.")
 
 
-def _numbers_in(attributes: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, int | None, int]]:
+def _numbers_in(
+    attributes: Mapping[str, Any], prefix: str
+) -> Iterator[tuple[str, int | None, int]]:
     for key, value in attributes.items():
         if key.startswith("_") or key == "training":
             continue

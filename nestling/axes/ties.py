@@ -28,17 +28,30 @@ Tie: TypeAlias = Mapping[str, Extent]
 Role: TypeAlias = tuple[object, ...]
 """What axes of like layers have in common."""
 
+TieRole: TypeAlias = tuple[int, frozenset[tuple[Role, tuple[Role, ...]]]]
+"""What ties of like layers have in common."""
 
-def role_of(space: Space, model: nn.Module, name: str) -> Role:
-    """Return kind and size of an axis, and the layers that it cuts by their classes and names."""
-    axis = space.axes[name]
-    places = []
-    for tensor, dim in space.touches(name):
+
+def roles_of(space: Space, model: nn.Module) -> dict[str, Role]:
+    """Return for every axis its kind, its size, and the layers that it cuts, by class and name."""
+    owners = dict(model.named_modules())
+    places: dict[str, list[object]] = {name: [] for name in space.axes}
+    for tensor, layout in space.layouts.items():
         path, _, key = tensor.rpartition(".")
-        layer = path.rpartition(".")[2]
-        owner = model.get_submodule(path)
-        places.append((type(owner), layer if not layer.isdigit() else "", key, dim))
-    return axis.kind, axis.size, tuple(places)
+        layer = "" if path.rpartition(".")[2].isdigit() else path.rpartition(".")[2]
+        for dim, extent in enumerate(layout.extents):
+            for axis in dict.fromkeys(extents.axes_of(extent)):
+                places[axis].append((type(owners[path]), layer, key, dim))
+    return {n: (axis.kind, axis.size, tuple(places[n])) for n, axis in space.axes.items()}
+
+
+def tie_role(tie: Tie, roles: Mapping[str, Role]) -> TieRole:
+    """Return how many axes a tie takes, and their roles with those of what they become."""
+    pairs = {
+        (roles[name], tuple(roles[axis] for axis in extents.axes_of(extent)))
+        for name, extent in tie.items()
+    }
+    return len(tie), frozenset(pairs)
 
 
 def proposals(space: Space, name: str) -> Iterator[Tie]:

@@ -173,7 +173,7 @@ class Experts(Block):
         return out.view_as(x)
 
 
-@trap(shape=SEQUENCE, axes=4)
+@trap(shape=SEQUENCE, axes=3)
 class Scan(nn.Module):
     """A selective scan over time, step by step, with a short convolution before it."""
 

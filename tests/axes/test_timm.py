@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nestling.errors import UncalibratedWarning
 from nestling.supernet import Supernet
 from nestling.testing import check_full, check_masked, check_order
 

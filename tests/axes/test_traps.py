@@ -27,7 +27,6 @@ from nestling.extent import Along, Fixed
 from nestling.supernet import Supernet
 
 
-
 def _load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     module = importlib.util.module_from_spec(spec)
@@ -37,7 +36,8 @@ def _load(name: str) -> ModuleType:
 
 
 traps = _load("traps")
-_load("sequence_traps")  # it enters its nets in the zoo of `traps`
+for _name in ("sequence_traps", "weight_traps"):
+    _load(_name)  # they enter their nets in the zoo of `traps`
 
 NAMES = list(traps.TRAPS)
 PLAIN = [name for name, trap in traps.TRAPS.items() if trap.plain]

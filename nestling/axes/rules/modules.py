@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 
-from nestling.axes.expression import Atom, constant, join, times
+from nestling.axes.expression import Atom, Expression, constant, join, times
 
 ModuleRule: TypeAlias = Callable[[Any, Any], None]
 
@@ -51,7 +51,10 @@ def multihead_attention(trace: Any, module: nn.MultiheadAttention) -> None:
     heads, size = (Atom(n) if n > 1 else constant(n) for n in (module.num_heads, module.head_dim))
     embedding = times([heads, size])
     three = join([embedding] * 3)
-    packed = [(module.in_proj_weight, 0, three), (module.in_proj_weight, 1, embedding)]
+    packed: list[tuple[Tensor | None, int, Expression]] = [
+        (module.in_proj_weight, 0, three),
+        (module.in_proj_weight, 1, embedding),
+    ]
     packed += [(module.in_proj_bias, 0, three)]
     packed += [(w, 0, embedding) for w in (module.q_proj_weight, module.k_proj_weight)]
     packed += [(module.v_proj_weight, 0, embedding), (module.q_proj_weight, 1, embedding)]
