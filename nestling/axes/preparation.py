@@ -143,6 +143,7 @@ class Freshen:
 
 FLAT = 0.1  # share of the mean square that is added to the variance of every channel
 FEW = 64  # of that many values, norms are centred by half
+LOUD = 9  # variance of what norms return, as a multiple of the usual one
 
 
 @contextmanager
@@ -157,7 +158,8 @@ def lively_norms(model: nn.Module) -> Iterator[None]:
         mean = centred * seen.mean(1)
         spread = (seen - mean[:, None]).pow(2).mean(1)
         norm.running_mean.copy_(mean)
-        norm.running_var.copy_(spread + FLAT * square.mean() + 1e-6)
+        # Louder than the biases, which would else drown what comes from far before.
+        norm.running_var.copy_((spread + FLAT * square.mean()) / LOUD + 1e-9)
 
     handles = [
         module.register_forward_pre_hook(measure)

@@ -1,7 +1,8 @@
 """The proof: a cut subnet computes exactly what the full model with masked units computes.
 
-For each axis, for the narrowest spec and for random joint cuts, the subnet is made by the very code
-that makes the user's subnets, on fresh inputs, and its outputs are compared with those of the full
+The subnet is made by the very code that makes the user's subnets, on fresh inputs, for each axis
+(axes that play one role in layers of one class are cut together, and each must show in the
+gradients), for the narrowest spec and for random joint cuts. Its outputs are compared with the full
 model whose cut units are set to zero. Norms and reductions over a cut dimension are evaluated over
 the kept units. Where they differ, the proof looks for the size attribute that the code reads, then
 for axes that the code cuts together; otherwise the axis is frozen, with the reason. At the end, the

@@ -466,3 +466,23 @@ def test_frozen_dimension_says_why(build: Any, shape: tuple[int, ...], reason: s
     net = Supernet(build(), torch.randn(shape))
     assert reason in " ".join(f"{row.reason} {row.op}" for row in net.space.frozen)
     check_masked(net, torch.randn(shape))
+
+
+class Deep(nn.Module):
+    """Many norms that see few values: rounding must not grow on its way through them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 8, 1), nn.Linear(8, 3)
+        self.layers = nn.Sequential(
+            *(nn.Sequential(conv(), nn.BatchNorm2d(8), nn.ReLU()) for _ in range(40))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layers(self.first(x)).mean((2, 3)))
+
+
+def test_deep_net_of_few_values_is_elastic() -> None:
+    torch.manual_seed(0)
+    net = Supernet(Deep().eval(), torch.randn(1, 3, 2, 2))
+    assert net.space.elastic_share() > 0.9, str(net.space)

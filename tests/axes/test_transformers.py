@@ -217,7 +217,7 @@ def test_shared_config_is_the_subnets_own():
     assert subnet.config is not net.model.config
     assert subnet.config is not model.config
     assert subnet.config.num_attention_heads == 3
-    assert subnet.config.num_key_value_heads == 1
+    assert [layer.self_attn.num_key_value_heads for layer in subnet.model.layers] == [1, 1]
     assert net.model.config.to_dict() == model.config.to_dict() == before.to_dict()
 
 

@@ -5,9 +5,9 @@ import torch
 from rich.console import Console
 
 import nestling
-from nestling.objectives.sandwich import task_loss
 from nestling import ModelError, SpecError, methods
 from nestling.models import initialize
+from nestling.objectives.sandwich import task_loss
 from nestling.progress import Reporter
 
 pytestmark = pytest.mark.usefixtures("unmeasured")

@@ -54,9 +54,9 @@ def index_put(
     trace: Any, out: Tensor, x: Tensor, indices: Sequence[Tensor | None], values: Tensor, *args: Any
 ) -> None:
     """Values are written where the indices say: those dimensions are frozen, the others stay."""
-    shape = [entry.shape for entry in indices if entry is not None and entry.dtype != torch.bool]
-    masks = [entry for entry in indices if entry is not None and entry.dtype == torch.bool]
-    width = len(torch.broadcast_shapes(*shape)) if shape else 1
+    given = [entry for entry in indices if entry is not None]
+    masks = [entry for entry in given if entry.dtype == torch.bool]
+    width = max((1 if entry.dtype == torch.bool else entry.dim() for entry in given), default=1)
     places, front, _ = _places(x, 0, indices)
     expressions = trace.of(x)
     for place in places:
