@@ -143,7 +143,6 @@ class Freshen:
 
 FLAT = 0.1  # share of the mean square that is added to the variance of every channel
 FEW = 64  # of that many values, norms are centred by half
-LOUD = 9  # variance of what norms return, as a multiple of the usual one
 
 
 @contextmanager
@@ -151,21 +150,22 @@ def lively_norms(model: nn.Module) -> Iterator[None]:
     """Give norms the statistics of what they see, so that no signal dies on its way out."""
 
     def measure(norm: Any, args: Any) -> None:
-        seen = tensors_in(args)[0].detach().transpose(0, 1).flatten(1)
+        given = tensors_in(args)
+        if not given or given[0].dim() < 2 or given[0].shape[1] != len(norm.running_mean):
+            return  # a class of the user's own, which is called in another way
+        seen = given[0].detach().transpose(0, 1).flatten(1)
         square = seen.pow(2).mean(1)
         # Statistics of few values, and values that differ little, make much of rounding.
         centred = seen.shape[1] / (FEW + seen.shape[1])
         mean = centred * seen.mean(1)
         spread = (seen - mean[:, None]).pow(2).mean(1)
         norm.running_mean.copy_(mean)
-        # Louder than the biases, which would else drown what comes from far before.
-        norm.running_var.copy_((spread + FLAT * square.mean()) / LOUD + 1e-9)
+        norm.running_var.copy_(spread + FLAT * square.mean() + 1e-6)
 
     handles = [
         module.register_forward_pre_hook(measure)
         for module in model.modules()
-        if type(module).forward is nn.modules.batchnorm._BatchNorm.forward
-        and module.running_mean is not None
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
     ]
     try:
         yield

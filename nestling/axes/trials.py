@@ -331,13 +331,16 @@ class Trials:
 
     def _settle_on_inputs(self) -> bool:
         """Return whether the model takes the random inputs along the path that was traced."""
+        paths: list[str] = []  # of two branches with the same ops, the modules tell them apart
         try:
             with lively_norms(self.model):
                 run(self.model, self.args, self.kwargs, None)
-            value = run(self.model, self.args, self.kwargs, Replayer(self.discovery.trace, {}))
+            with returned(self.model, lambda path, _: paths.append(path)):
+                value = run(self.model, self.args, self.kwargs, Replayer(self.discovery.trace, {}))
         except Exception:  # noqa: BLE001  (the user's code runs here)
             return False
-        return finite(self.tensors(value))
+        same = paths == [path for path, _ in self.discovery.trace.calls]
+        return same and finite(self.tensors(value))
 
     def rouse(self) -> bool:
         """Let the model's layers pass signals on undiminished, where outputs show too little.

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from nestling.axes.comparison import Verdict
+from nestling.axes.discovery import discover
+from nestling.axes.proof import Prover, double
+from nestling.extent import Counts
 from nestling.header import space_from_json, space_to_json
+from nestling.spec import Space
 from nestling.subnet import holder_of, is_config
 from nestling.supernet import Supernet
 
@@ -92,3 +99,67 @@ def test_only_plain_objects_of_a_module_are_configs():
     for name in ("kind.size", "one.values", "missing.size"):
         with pytest.raises(AttributeError, match="holds no config"):
             holder_of(module, name)
+
+
+class Block(nn.Module):
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(12, 16), nn.Linear(16, 12)
+        self.register_buffer("gain", torch.tensor(gain))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, :6], x[:, 6:] + self.gain * self.down(self.up(x).relu())[:, 6:]], 1)
+
+
+def stack(*gains: float) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(*map(Block, gains), nn.Linear(12, 3))
+
+
+def proven(model: nn.Module, change: Callable[[Space], Space]) -> Space:
+    wide, (args, kwargs) = double(model, ((X,), {}))
+    found = discover(wide, args, kwargs)
+    return Prover(wide, args, kwargs, found, lambda out: out).prove(change(found.space))
+
+
+def neurons(space: Space) -> list[str]:
+    return [name for name, axis in space.axes.items() if axis.size == 16]
+
+
+def test_axes_of_one_role_are_proven_together(monkeypatch):
+    checks: list[int] = []
+    check = Prover.check
+
+    def counted(self: Prover, space: Space, counts: Counts) -> Verdict:
+        checks.append(len(counts))
+        return check(self, space, counts)
+
+    monkeypatch.setattr(Prover, "check", counted)
+    few = neurons(proven(stack(1, 1), lambda space: space))
+    number = len(checks)
+    many = neurons(proven(stack(1, 1, 1, 1, 1, 1), lambda space: space))
+    assert (len(few), len(many)) == (2, 6)
+    assert len(checks) - number <= number + 1
+
+
+def test_wrong_axis_among_like_ones_is_found():
+    """Two layers read each other's axis: only these must be cut together, as all have one role."""
+
+    def swapped(space: Space) -> Space:
+        layouts = dict(space.layouts)
+        one, other = "1.down.weight", "3.down.weight"
+        layouts[one], layouts[other] = layouts[other], layouts[one]
+        return replace(space, layouts=layouts)
+
+    assert len(neurons(proven(stack(1, 1, 1, 1, 1), lambda space: space))) == 5
+    space = proven(stack(1, 1, 1, 1, 1), swapped)
+    assert {"0", "2", "4"} <= {name.split(".")[0] for name in neurons(space)}
+    one, other = (space.layouts[f"{at}.up.weight"].extents[0] for at in (1, 3))
+    assert one == other, "cut on its own, each would be a wrong number"
+
+
+def test_axis_without_influence_is_not_proven_by_its_like():
+    space = proven(stack(1, 1, 0, 1), lambda space: space)
+    assert sorted(name.split(".")[0] for name in neurons(space)) == ["0", "1", "3"]
+    reasons = {row.reason for row in space.frozen if row.parameter.startswith("2.")}
+    assert "cutting it does not change the output, so nothing can be proven" in reasons

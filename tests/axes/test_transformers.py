@@ -16,7 +16,7 @@ import nestling
 from nestling.axes.structure import tensors_in
 from nestling.errors import UncalibratedWarning
 from nestling.supernet import Supernet
-from nestling.testing import check_masked, check_order, some_specs
+from nestling.testing import check_masked, check_order
 
 library = torch.library.Library("torchvision", "FRAGMENT")
 if torch.version.cuda is None and not hasattr(torch.ops.torchvision, "nms"):
