@@ -66,6 +66,11 @@ ADVICE: dict[str, Advice] = {
         "it meets a tensor whose size is written in the code: take that size from the shape of "
         "another tensor",
     ),
+    r"as wide as a buffer": Advice(
+        "buffer",
+        "let a layer make its units: what a buffer holds is as fixed as an input",
+        "of buffers",
+    ),
     r"not used in the forward run": Advice(
         "unused", "give example inputs that reach it, or take it out of the model"
     ),

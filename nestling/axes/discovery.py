@@ -67,6 +67,7 @@ def discover(
     for tensor in needed:
         for expression in record.of(tensor):
             algebra.freeze(expression, Reason("size of the model's output"))
+    _freeze_buffers(model, record, tensors)
     names, kinds = name_axes(record, tensors), kinds_of(record, tensors)
     layouts = _layouts(model, tensors, names)
     sizes = [(size, _resolve(size.expression, names)) for size in record.sizes]
@@ -78,10 +79,23 @@ def discover(
         attributes=tuple(known_attributes(model, layouts, sizes)),
         works=tuple(_works(record, names, _batches(model, args, kwargs, record))),
         blocks=tuple(block for stage in depths for block in stage.blocks),
+        producers=tuple(record.producers),
     )
     atoms = {name: atom for atom, name in names.items()}
     steps = {path: steps for stage in depths for path, steps in stage.steps.items()}
     return Discovery(space, record, atoms, sizes, needed, steps)
+
+
+def _freeze_buffers(
+    model: nn.Module, record: Trace, tensors: Mapping[str, list[Expression]]
+) -> None:
+    """Freeze the dimensions of buffers that no op of the model makes: tables of coordinates."""
+    made = {a for e, _, _ in record.produced for a in algebra.atoms(algebra.normal(e))}
+    for name, _ in model.named_buffers():
+        for expression in tensors[name]:
+            for atom in algebra.live(algebra.normal(expression)):
+                if atom not in made:
+                    algebra.freeze(atom, Reason("as wide as a buffer, which nothing computes"))
 
 
 def _resolve(expression: Expression, names: Mapping[Atom, str]) -> Extent:
