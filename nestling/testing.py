@@ -170,7 +170,7 @@ class _Masked:
             return {}
         numbers, subnet = Numbers(), self.net.subnet(self.net.space.spec(least)).eval()
         _quiet(lambda: run(subnet, self.inputs, self.kwargs, numbers))
-        return followed(self.trace.scales, numbers.found, kept)
+        return followed(self.trace.scales, numbers, kept)
 
 
 def _owners(found: Space, proven: Space, atoms: Mapping[str, Atom]) -> Iterator[tuple[Atom, str]]:

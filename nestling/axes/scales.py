@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nestling.axes import expression as algebra
@@ -58,11 +60,26 @@ def scale_by(op: int, number: float, near: Sequence[Expression]) -> Scale:
 
 
 class Numbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the numbers by which the ops of a run scale, in order."""
+    """Notes the numbers by which the ops of a run scale, in order.
+
+    Attributes:
+        found: the numbers.
+        inside: for each, whether torch's own attention scaled by it.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[float] = []
+        self.inside: list[bool] = []
+        self._attention = _Attention()
+
+    def __enter__(self) -> Any:
+        self._attention.__enter__()
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        self._attention.__exit__(*raised)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -71,7 +88,38 @@ class Numbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         number = number_of(func.overloadpacket.__name__, args)
         if number is not None:
             self.found.append(number)
+            self.inside.append(self._attention.runs)
         return func(*args, **(kwargs or {}))
+
+    def like(self, scales: Sequence[Scale]) -> list[float]:
+        """Return the numbers that belong to those of a trace; none if it ran other ops.
+
+        For other head sizes torch may choose another kernel for its attention, such as one that
+        scales by ops of its own where that of the trace was one op.
+        """
+        if len(self.found) <= len(scales):
+            return self.found
+        outer = [n for n, inside in zip(self.found, self.inside, strict=True) if not inside]
+        return outer if len(outer) <= len(scales) else []
+
+
+class _Attention(TorchFunctionMode):
+    """Tells whether torch's own attention is running."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run the function, and note whether it is attention."""
+        before = self.runs
+        self.runs = before or func is F.scaled_dot_product_attention
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self.runs = before
 
 
 def can_follow(scales: Sequence[Scale], counts: Mapping[Atom, int]) -> bool:
@@ -83,21 +131,17 @@ Follows: TypeAlias = Mapping[int, tuple[Expression, float]]
 """By op: the size of which its number is a power, and that power."""
 
 
-def followed(
-    scales: Sequence[Scale], found: Sequence[float], counts: Mapping[Atom, int]
-) -> Follows:
+def followed(scales: Sequence[Scale], numbers: Numbers, counts: Mapping[Atom, int]) -> Follows:
     """Return the ops whose numbers a subnet computed from its kept sizes.
 
     Args:
         scales: of the trace.
-        found: the numbers of the subnet's run, which may have ended early.
+        numbers: of the subnet's run, which may have ended early.
         counts: kept units of the trace's atoms.
     """
-    if len(scales) < len(found):  # the subnet ran other ops
-        return {}
     return {
         scale.op: (expression, power)
-        for scale, number in zip(scales, found, strict=False)
+        for scale, number in zip(scales, numbers.like(scales), strict=False)
         for expression, power in scale.powers
         if _is_cut(expression, counts)
         and math.isclose(algebra.count(expression, counts) ** power, number, rel_tol=CLOSE)

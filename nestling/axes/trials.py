@@ -146,7 +146,7 @@ class Trials:
         numbers = Numbers()
         with contextlib.suppress(Exception):  # what was noted before it failed tells
             run(self.subnet(space, counts), self.args, self.kwargs, numbers)
-        more = {**self.follows, **followed(scales, numbers.found, by_atom)}
+        more = {**self.follows, **followed(scales, numbers, by_atom)}
         if more == self.follows:
             return False
         self.follows = more
