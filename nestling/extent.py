@@ -127,6 +127,41 @@ def kept_range(extent: Extent, counts: Counts) -> tuple[int, int] | None:
             return _concat_range(parts, counts)
 
 
+def owned(extent: Extent, axis: str) -> list[tuple[int, int]]:
+    """Return (entry, unit) for every entry of the dimension that belongs to a unit of an axis.
+
+    An entry that stands in two units (a product of an axis with itself) is listed for both.
+
+    Example:
+        >>> owned(Concat((Product((Fixed(2), Along("a", 2))), Along("b", 9))), "a")
+        [(0, 0), (1, 1), (2, 0), (3, 1)]
+    """
+    match extent:
+        case Fixed():
+            return []
+        case Along(name, size):
+            return [(unit, unit) for unit in range(size)] if name == axis else []
+        case Product(factors):
+            pairs: list[tuple[int, int]] = []
+            inner = extent.size
+            for outer, factor in enumerate(factors):
+                inner //= max(1, factor.size)
+                around = math.prod(each.size for each in factors[:outer])
+                pairs += [
+                    ((block * factor.size + entry) * inner + place, unit)
+                    for entry, unit in owned(factor, axis)
+                    for block in range(around)
+                    for place in range(inner)
+                ]
+            return sorted(pairs)
+        case Concat(parts):
+            pairs, offset = [], 0
+            for part in parts:
+                pairs += [(offset + entry, unit) for entry, unit in owned(part, axis)]
+                offset += part.size
+            return pairs
+
+
 def axes_of(extent: Extent) -> Iterator[str]:
     """Yield the name of every axis that the extent runs along (with repetitions)."""
     match extent:

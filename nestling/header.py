@@ -51,6 +51,7 @@ def space_to_json(space: Space) -> dict[str, Any]:
             for block in space.blocks
         ],
         "settings": list(map(_setting_json, space.settings)),
+        "producers": [list(place) for place in space.producers],
         "rewrites": [
             [
                 given.module,
@@ -102,6 +103,7 @@ def space_from_json(value: Any) -> Space:
         blocks=blocks,
         settings=settings,
         rewrites=tuple(_rewrite(row, axes) for row in items(value.get("rewrites", []))),
+        producers=tuple(_producer(row, layouts) for row in items(value.get("producers", []))),
     )
 
 
@@ -181,6 +183,13 @@ def _block(row: Any, axes: Mapping[str, Axis]) -> Block:
     if axis not in axes or axes[axis].kind != "depth" or not 1 <= number(place) < axes[axis].size:
         raise ValueError(f"a block of the unknown depth axis {_short(axis)}")
     return Block(name(module), axis, place, passages.from_json(passage))
+
+
+def _producer(row: Any, layouts: Mapping[str, Layout]) -> tuple[str, int]:
+    parameter, dim = row
+    if parameter not in layouts or number(dim) >= len(layouts[parameter].extents):
+        raise ValueError(f"a producer that is no dimension of a parameter: {_short(row)}")
+    return parameter, dim
 
 
 def _rewrite(row: Any, axes: Mapping[str, Axis]) -> Rewrite:

@@ -195,6 +195,8 @@ class Space:
         notes: what the proof has to say.
         blocks: the residual blocks that subnets of less depth pass by.
         settings: the numbers of the model's config that follow the axes where they can.
+        producers: (parameter, dimension) of the weights whose rows, columns or filters make the
+            units along that dimension; see `made_by`.
     """
 
     axes: Mapping[str, Axis]
@@ -206,6 +208,7 @@ class Space:
     blocks: Sequence[Block] = field(default=())
     rewrites: Sequence[Rewrite] = field(default=())
     settings: Sequence[Setting] = field(default=())
+    producers: Sequence[tuple[str, int]] = field(default=())
 
     # -- specs --------------------------------------------------------------------------------
 
@@ -350,6 +353,28 @@ class Space:
             for dim, extent in enumerate(layout.extents)
             if name in extents.axes_of(extent)
         ]
+
+    def made_by(self, name: str) -> list[tuple[str, int]]:
+        """Return the (parameter, dimension) pairs that make the units of an axis.
+
+        They are the dimensions along which weights put out the axis: rows of a linear layer or a
+        convolution, columns of an embedding. Where the run has shown none (a weight is computed
+        from others), they are the first dimensions of weights that the axis runs along, or else
+        all dimensions of parameters; none for depth.
+
+        Example:
+            >>> net.space.made_by("layer1")
+            [('layer1.0.conv1.weight', 0), ('layer1.1.conv1.weight', 0)]
+        """
+        cut = [(n, dim) for n, dim in self.touches(name) if self.layouts[n].parameter]
+        shown = set(self.producers)
+        for made in (
+            [place for place in cut if place in shown],
+            [(n, dim) for n, dim in cut if dim == 0 and len(self.layouts[n].extents) > 1],
+        ):
+            if made:
+                return made
+        return cut
 
     def gathers(self, name: str) -> list[tuple[str, int]]:
         """Return those of `touches` whose cut is not one range, so that it costs a copy."""

@@ -14,7 +14,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ from nestling.checkpoint import Checkpoint, RandomState, generators_of, seed_all
 from nestling.errors import DataError, FileError, ModelError
 from nestling.evaluation import Metric, accuracy
 from nestling.objectives.sandwich import Loss
+from nestling.optimizers import add_group, cosine, default_optimizer
 from nestling.precision import choose
 from nestling.progress import Reporter
 from nestling.supernet import Supernet
@@ -38,7 +39,6 @@ from nestling.weights import all_finite, cloned, fill, lay_out, misfit, tensors_
 Objective: TypeAlias = Callable[[Supernet], Iterator[tuple[nn.Module, Loss]]]
 MakeOptimizer: TypeAlias = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
-WARM_UP = 0.05  # share of the steps in which the learning rate rises
 LINES_EVERY = 10.0  # seconds between progress lines where there is no terminal
 HOPELESS = 1000.0  # times the first loss, or 1: a training whose loss is that large has diverged
 IMPATIENT = 1.0  # seconds after which a second Ctrl-C stops at once, without saving
@@ -85,6 +85,10 @@ class Run:
     log: list[dict[str, Any]] = field(default_factory=list, init=False)
     done: float = field(default=0.0, init=False)
     _stage: int = field(default=0, init=False)
+    _start: Mapping[str, tuple[int, ...]] = field(default_factory=dict, init=False)
+    _reorders: int = field(default=0, init=False)  # that the weights have behind them
+    _reordered: int = field(default=0, init=False)  # that the method has asked for
+    _once: int = field(default=0, init=False)
     _resumed: Checkpoint | None = field(default=None, init=False)
     _results: dict[str, dict[str, Tensor]] = field(default_factory=dict, init=False)
 
@@ -106,6 +110,7 @@ class Run:
                 f"{str(self.checkpoint.parent)!r}; make it first"
             )
         seed_all(self.seed)
+        self._start = self.net.orders
         self.precise = choose(self.precision, self.device, self.net.model)
         self.net.to(memory_format=self.precise.memory_format)
 
@@ -122,6 +127,7 @@ class Run:
         *,
         name: str = "training",
         alone: nn.Module | None = None,
+        extra: nn.Module | None = None,
         epochs: int | None = None,
     ) -> None:
         """Train the shared weights, or one stand-alone module, with an objective.
@@ -130,6 +136,8 @@ class Run:
             objective: yields the subnets of a step with their losses.
             name: shown with the progress.
             alone: a module of its own that is trained instead of the shared weights.
+            extra: parameters and buffers that the objective uses beside the shared weights. They
+                are trained with them, in a group of their own without weight decay, and saved.
             epochs: of this stage; the run's by default.
 
         Raises:
@@ -139,12 +147,14 @@ class Run:
         """
         stage, self._stage = self._stage, self._stage + 1
         epochs = self.epochs if epochs is None else epochs
-        if self._skip(stage, alone):
+        own = alone if alone is not None else extra
+        if self._skip(stage, own):
             return
         if alone is not None:
             lay_out(alone, self.precise.memory_format)
         target = alone if alone is not None else self.net.model
-        loop = _Loop(self, stage, target, self._make_optimizer(target), epochs * self.length)
+        optimizer = self._make_optimizer(target)
+        loop = _Loop(self, stage, target, optimizer, epochs * self.length, extra)
         first, start = loop.restore(self._resumed)
         self._resumed = None
         self.reporter.start(name, loop.steps, first * self.length + start)
@@ -153,8 +163,33 @@ class Run:
                 loop.epoch(objective, epoch, start, stop)
                 start = 0
                 self._finish_epoch(loop, epoch, epochs, name)
-        if alone is not None:
-            self._results[str(stage)] = cloned(tensors_of(alone))
+        if own is not None:
+            self._results[str(stage)] = cloned(tensors_of(own))
+
+    # -- between stages -----------------------------------------------------------------------
+
+    def once(self, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the tensors that `make` returns; a resumed run has them from its checkpoint.
+
+        For what is computed from weights that later stages change, such as the scores of units. It
+        may train stages of its own.
+        """
+        self._once += 1
+        made, stages = f"once{self._once}", f"stages{self._once}"
+        if stages in self._results:
+            self._stage += int(self._results[stages]["number"])
+        else:
+            before = self._stage
+            self._results[made] = cloned(make())
+            self._results[stages] = {"number": torch.tensor(self._stage - before)}
+        return dict(self._results.get(made, {}))
+
+    def reorder(self, orders: Mapping[str, Sequence[int]]) -> None:
+        """Reorder the net's units; a resumed run, whose weights have been, passes over it."""
+        self._reordered += 1
+        if self._reordered > self._reorders:
+            self._reorders = self._reordered
+            self.net.reorder(orders)
 
     def _finish_epoch(self, loop: _Loop, epoch: int, epochs: int, name: str) -> None:
         self.log.append({"stage": name, "epoch": epoch + 1, "loss": loop.mean_loss()})
@@ -164,12 +199,12 @@ class Run:
         )
         loop.save(epoch + 1, 0)
 
-    def _skip(self, stage: int, alone: nn.Module | None) -> bool:
+    def _skip(self, stage: int, own: nn.Module | None) -> bool:
         """Return whether a resumed run has this stage behind it, after restoring its result."""
         if self._resumed is None or stage >= self._resumed.header["stage"]:
             return False
-        if alone is not None:
-            _load(alone, self._results.get(str(stage), {}), self.checkpoint)
+        if own is not None:
+            _load(own, self._results.get(str(stage), {}), self.checkpoint)
         return True
 
     def _make_optimizer(self, target: nn.Module) -> torch.optim.Optimizer:
@@ -200,7 +235,7 @@ class Run:
         """Return what a resumed run must have been started with, as JSON values."""
         space = self.net.space
         shape = [
-            (axis.name, axis.counts, self.net.orders[axis.name]) for axis in space.axes.values()
+            (axis.name, axis.counts, self._start[axis.name]) for axis in space.axes.values()
         ]
         return _plain(
             {
@@ -227,10 +262,23 @@ class Run:
         found = Checkpoint.load(self.checkpoint)
         _refuse_other(found.header["facts"], self.facts(), self.checkpoint)
         weights = found.results.get("net", {}) if found.header["alone"] else found.weights
+        self._put_in_order(found.header)
         _load(self.net.model, weights, self.checkpoint)
         self._resumed = found
         self._results = found.results
         self.log = list(found.header["log"])
+
+    def _put_in_order(self, header: Mapping[str, Any]) -> None:
+        """Bring the net's units into the order of a checkpoint's weights."""
+        self._reorders = int(header.get("reorders", 0))
+        orders = header.get("orders", {}) if self._reorders else {}
+        now = self.net.orders
+        try:
+            self.net.reorder(
+                {name: [now[name].index(unit) for unit in order] for name, order in orders.items()}
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileError(f"{self.checkpoint} holds no valid orders: {error}") from error
 
     def calibration(self) -> Iterable[Any]:
         """Return the training batches to measure norm statistics on, the same after a resume."""
@@ -247,10 +295,13 @@ class _Loop:
         target: nn.Module,
         optimizer: torch.optim.Optimizer,
         steps: int,
+        extra: nn.Module | None = None,
     ) -> None:
         self.run = run
         self.stage = stage
         self.target = target
+        self.extra = nn.Module() if extra is None else extra
+        add_group(optimizer, self.extra)
         self.optimizer = optimizer
         self.steps = steps
         self.rates = [group["lr"] for group in optimizer.param_groups]
@@ -260,7 +311,8 @@ class _Loop:
         self.resumed: Checkpoint | None = None
         self.generators = generators_of(run.train)
         self.epoch_start = RandomState.now(self.generators)
-        target.zero_grad(set_to_none=True)  # what earlier work has left
+        for module in (target, self.extra):
+            module.zero_grad(set_to_none=True)  # what earlier work has left
 
     def restore(self, found: Checkpoint | None) -> tuple[int, int]:
         """Return the epoch and the batch to go on with."""
@@ -269,9 +321,10 @@ class _Loop:
         path = self.run.checkpoint
         _refuse_other(found.header["optimizer"], self.settings, path)
         _load(self.target, found.weights, path)
+        _load(self.extra, found.results.pop("extra", {}), path)
         _load_optimizer(self.optimizer, found.optimizer, path)
         written = set(found.header["gradients"])
-        for name, parameter in self.target.named_parameters():
+        for name, parameter in self._trained():
             # An optimiser passes over a parameter without a gradient; not over one of zeros.
             parameter.grad = torch.zeros_like(parameter) if name in written else None
         epoch, batch = found.header["epoch"], found.header["batch"]
@@ -387,12 +440,16 @@ class _Loop:
         Raises:
             ModelError: it has.
         """
-        trained: list[Tensor] = list(self.target.parameters())
+        trained: list[Tensor] = [parameter for _, parameter in self._trained()]
         trained += [b for name, b in self.target.named_buffers() if name in self.run.net.private]
         if not all_finite(trained):
             raise ModelError(self._diverged("the weights hold NaN or infinity", epoch))
         if self.mean_loss() > HOPELESS * max(1.0, abs(self.first_loss or 0.0)):
             raise ModelError(self._diverged(f"the loss is {self.mean_loss():.3g}", epoch))
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        yield from self.target.named_parameters()
+        yield from self.extra.named_parameters(prefix="extra/")
 
     def save(self, epoch: int, batch: int) -> None:
         """Write the checkpoint: the next step is batch `batch` of epoch `epoch`."""
@@ -404,6 +461,8 @@ class _Loop:
         results = dict(run._results)
         if alone:
             results["net"] = tensors_of(run.net.model)
+        if own := tensors_of(self.extra):
+            results["extra"] = own
         header = {
             "facts": run.facts(),
             "optimizer": self.settings,
@@ -413,7 +472,9 @@ class _Loop:
             "alone": alone,
             "log": run.log,
             "first_loss": self.first_loss,
-            "gradients": [n for n, p in self.target.named_parameters() if p.grad is not None],
+            "gradients": [n for n, p in self._trained() if p.grad is not None],
+            "orders": {name: list(order) for name, order in run.net.orders.items()},
+            "reorders": run._reorders,
             "losses": [float(loss) for loss in self.losses] if batch else [],
         }
         Checkpoint(
@@ -424,34 +485,6 @@ class _Loop:
             RandomState.now(self.generators),
             results,
         ).save(run.checkpoint)
-
-
-def default_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-    """Return SGD with Nesterov momentum 0.9, learning rate 0.1 and decay 5e-4 where it belongs.
-
-    Convolutions and linear weights decay; biases, norms and depthwise convolutions do not.
-    """
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for parameter in model.parameters():
-        depthwise = parameter.dim() > 2 and parameter.shape[1] == 1
-        (decayed if parameter.dim() > 1 and not depthwise else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": 5e-4}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]], lr=0.1, momentum=0.9, nesterov=True
-    )
-
-
-def cosine(step: int, steps: int) -> float:
-    """Return the factor of the learning rate: a linear rise, then a half cosine down to zero.
-
-    Source: Loshchilov and Hutter, SGDR (ICLR 2017).
-    """
-    rise = max(1, round(WARM_UP * steps))
-    if step < rise:
-        return (step + 1) / rise
-    done = min(1.0, (step - rise) / max(1, steps - rise))
-    return 0.5 * (1 + math.cos(math.pi * done))
 
 
 @contextmanager

@@ -86,6 +86,9 @@ def substituted(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[No
 def _in_kind(tensor: Tensor, own: Tensor) -> Tensor:
     """Return a tensor that has the methods and attributes that the code may expect of its own."""
     if isinstance(own, nn.Parameter) and (type(own) is not nn.Parameter or vars(own)):
+        if tensor.grad_fn is not None:  # a leaf would cut it off from what it is computed of
+            tensor.__dict__.update(vars(own))
+            return tensor
         with _disable_current_modes():  # no op of the model's
             return parameter_like(tensor.detach(), own, tensor.requires_grad)
     return tensor

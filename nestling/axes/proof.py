@@ -152,7 +152,7 @@ class Prover:
         if together is None:
             for undo in reversed(undos):
                 undo()
-            space, doubtful = before, []  # broken
+            space, doubtful = before, self.alike
         else:
             left = [name for name in self.alike if name in together.axes]
             space, shown = together, influential(self.trials, together, left)

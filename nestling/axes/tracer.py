@@ -54,6 +54,7 @@ class Trace:
     Attributes:
         sizes: sizes that the code passed to ops.
         produced: (expression, module, kind) of every op that makes new units.
+        producers: (parameter, dimension) of the weights that make units along that dimension.
         works: (module, expressions) of every contraction: its multiply-accumulates.
         replays: op number to replay, for ops whose value depends on the number of units.
         calls: (module, expressions of the tensors it returned), in the order of the calls' ends.
@@ -72,6 +73,7 @@ class Trace:
     touched: set[int] = field(default_factory=set)
     sizes: list[SizeArgument] = field(default_factory=list)
     produced: list[tuple[Expression, str, str]] = field(default_factory=list)
+    producers: dict[tuple[str, int], None] = field(default_factory=dict)
     works: list[tuple[str, tuple[Expression, ...]]] = field(default_factory=list)
     replays: dict[int, Replay] = field(default_factory=dict)
     calls: list[tuple[str, list[list[Expression]]]] = field(default_factory=list)
@@ -86,6 +88,7 @@ class Trace:
     present: bool = False
 
     def __post_init__(self) -> None:
+        self._steps: dict[str, tuple[tuple[int, int], ...]] = {}  # (size, stride) by parameter
         # Weak: a strong reference to an activation changes use counts and with them the ops run.
         self._expressions: Any = WeakTensorKeyDictionary()
         self._doubts: Any = WeakTensorKeyDictionary()
@@ -140,6 +143,23 @@ class Trace:
     def produce(self, expression: Expression, kind: str) -> None:
         """Note that the running module makes the units of an expression."""
         self.produced.append((expression, self.module, kind))
+
+    def make(self, weight: Tensor, *dims: int) -> None:
+        """Note that the op makes its units along dimensions of a weight, or of a view of one.
+
+        A view's dimension is that dimension of the parameter over whose entries it steps.
+        """
+        name = self.weights.get(_storage(weight), "")
+        for dim in dims:
+            first, size = weight.stride(dim), weight.shape[dim]
+            for own, (length, stride) in enumerate(self._steps.get(name, ())):
+                if size > 1 and length > 1 and stride < first * size and first < stride * length:
+                    self.producers[name, own] = None
+
+    def hold(self, name: str, parameter: Tensor) -> None:
+        """Note a parameter of the model, so that views of it are known."""
+        self.weights[_storage(parameter)] = name
+        self._steps[name] = tuple(zip(parameter.shape, parameter.stride(), strict=True))
 
     def work(self, expressions: Sequence[Expression]) -> None:
         """Note multiply-accumulates: the product of the expressions' sizes."""
@@ -251,7 +271,7 @@ def trace(
         if loose and torch.finfo(tensor.dtype).eps > torch.finfo(record.precision).eps:
             record.precision = tensor.dtype.to_real()
         if isinstance(tensor, nn.Parameter):
-            record.weights[_storage(tensor)] = name
+            record.hold(name, tensor)
     with module_paths(model, record):
         outputs = _run(model, args, kwargs, Tracer(record))
     _freeze_untouched(record, held)

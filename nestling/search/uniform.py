@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from nestling.errors import SpecError
+from nestling.search.request import Found, Progress, Score, Search
 from nestling.spec import Space, Spec
 
 FRACTIONS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1)
@@ -74,3 +75,29 @@ def ladder(space: Space, fractions: Sequence[float] = FRACTIONS) -> list[Spec]:
         for fraction in fractions
     }
     return sorted(nearest, key=space.macs, reverse=True)
+
+
+def uniform(space: Space, *, fractions: Sequence[float] = FRACTIONS) -> Search:
+    """Search nothing: score the uniform widths nearest to some shares of the full net's MACs.
+
+    Args:
+        space: of the net.
+        fractions: wanted shares, above 0 and at most 1.
+
+    Returns:
+        The specs of `ladder`, largest first.
+
+    Raises:
+        SpecError: there is no fraction, or one is no such share.
+
+    Example:
+        >>> found = nestling.search.conduct(uniform(net.space), net, score=score)
+    """
+    specs = ladder(space, fractions)
+    found = []
+    for done, spec in enumerate(specs):
+        yield Progress(done, len(specs))
+        accuracy: float = yield Score(spec)
+        found.append(Found(spec, accuracy))
+    yield Progress(len(specs), len(specs))
+    return found

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nestling.axes.comparison import Verdict
@@ -161,3 +162,43 @@ def test_axis_without_influence_is_not_proven_by_its_like():
     assert sorted(name.split(".")[0] for name in neurons(space)) == ["0", "1", "3"]
     reasons = {row.reason for row in space.frozen if row.parameter.startswith("2.")}
     assert "cutting it does not change the output, so nothing can be proven" in reasons
+
+
+class Halves(nn.Module):
+    """Two numbers of the module follow one axis, and one op takes both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = 16, 17
+        self.both, self.last, self.back = nn.Linear(12, 33), nn.Linear(12, 1), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.both(x).split([self.left, self.right], -1)
+        return self.back(left * right[:, 1:]) + self.last(x)
+
+
+def test_attributes_that_one_op_takes_are_found_together():
+    space = proven(Halves(), lambda space: space)
+    assert neurons(space), space
+    assert {a.name for a in space.attributes} >= {"left", "right"}
+
+
+class Attend(nn.Module):
+    """The head size of values could be another one than that of queries and keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(6, 2 * n) for n in (4, 4, 4))
+        self.back = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.view(2, 2, 6)
+        parts = (layer(x).view(2, 2, 2, -1) for layer in (self.query, self.key, self.value))
+        q, k, v = (part.transpose(1, 2) for part in parts)
+        return self.back(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def test_head_sizes_of_queries_and_values_are_cut_apart():
+    space = proven(Attend(), lambda space: space)
+    sizes = [axis.size for axis in space.axes.values() if axis.kind == "head_size"]
+    assert sizes == [4, 4], space

@@ -40,6 +40,10 @@ def _contract(trace: Any, left: Tensor, right: Tensor) -> list[Expression]:
     trace.work([*batch, *rows, *columns, inner])
     if columns and trace.is_weight(right):
         trace.produce(columns[0], "neurons")
+    # A weight makes units along all of its dimensions but the contracted one.
+    contracted = right.dim() - 1 - len(columns)
+    trace.make(right, *(dim for dim in range(right.dim()) if dim != contracted))
+    trace.make(left, *range(left.dim() - 1))
     if not trace.is_weight(right) and not trace.is_weight(left):
         trace.replay()  # neither side is masked: what a cut unit holds must not count
         if any(e.size > 1 for e in rows) and any(e.size > 1 for e in columns):
@@ -66,6 +70,7 @@ def linear(trace: Any, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | No
     expressions = [*trace.of(x)[:-1], w[0]]
     trace.work([*expressions, w[1]])
     trace.produce(w[0], "neurons")
+    trace.make(weight, 0)
     if not trace.is_weight(weight):
         trace.replay()
     trace.put(out, expressions)
@@ -86,6 +91,7 @@ def grouped_mm(
     trace.unify(rows[1], w[1])
     trace.work([rows[0], w[1], w[2]])
     trace.produce(w[2], "neurons")
+    trace.make(weight, 2)
     if not trace.is_weight(weight):
         trace.replay()
     trace.put(out, [rows[0], w[2]])
@@ -132,6 +138,7 @@ def convolution(
     inputs_of_group = weight.shape[0] // groups if transposed else weight.shape[1]
     if groups == 1 or inputs_of_group > 1:  # a depthwise convolution only passes channels on
         trace.produce(channels, "channels")
+        trace.make(weight, int(transposed))
         if groups > 1:
             trace.produce(group, "paths")
     if not trace.is_weight(weight):
@@ -163,6 +170,7 @@ def trilinear(
     trace.work(found)
     if trace.is_weight(two):
         trace.produce(trace.of(two)[0], "neurons")
+        trace.make(two, 0)
     else:
         trace.replay()
     trace.put(out, [e for dim, e in enumerate(found) if dim not in dims[3]])
@@ -176,6 +184,7 @@ def embedding_bag(
     trace.freeze(trace.of(weight)[0], "rows are looked up by value")
     columns = trace.of(weight)[1]
     trace.produce(columns, "embedding")
+    trace.make(weight, 1)
     trace.put(out[0], [constant(out[0].shape[0]), columns])
     for tensor in out[1:]:
         found = [constant(n) for n in tensor.shape]
@@ -189,4 +198,5 @@ def embedding(trace: Any, out: Tensor, weight: Tensor, index: Tensor, *args: Any
     """Rows are looked up by value; columns are elastic."""
     trace.freeze(trace.of(weight)[0], "rows are looked up by value")
     trace.produce(trace.of(weight)[1], "embedding")
+    trace.make(weight, 1)
     trace.put(out, [*trace.of(index), trace.of(weight)[1]])

@@ -1,0 +1,96 @@
+"""Progressive search: take away the group of units that is missed least, until nothing is left.
+
+From the full net on, one group of one axis is taken at a time: the one without which the net is
+most accurate. Where accuracy has fallen too far, the weights that are left are fine-tuned for a
+while. Every net on the way is recorded, and those that a smaller one beats are dropped again.
+
+Source: Yang, He, Cao and Fan, A Progressive Sub-Network Searching Framework for Dynamic Inference
+(arXiv 2009.05681), stages 2 and 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nestling.errors import SpecError
+from nestling.search.request import Choice, Found, Pick, Progress, Score, Search, Tune
+from nestling.search.steps import FLOOR, Floor, lowered, number_of, stairs
+from nestling.spec import Space
+
+GROUPS = 8  # the paper has 4, 8 and single channels
+JUMP = 0.1  # a rise in accuracy from a net to the next smaller one that is due to fine-tuning
+EPOCHS = 2  # the paper's cap on ImageNet; 50 on CIFAR
+
+
+def progressive(
+    space: Space,
+    *,
+    groups: int | None = GROUPS,
+    floor: Floor = FLOOR,
+    threshold: float | None = None,
+    epochs: int = EPOCHS,
+    reselect: bool = True,
+) -> Search:
+    """Search a chain of nested subnets, largest first, from the full net to all floors.
+
+    Args:
+        space: of the net.
+        groups: equal parts of an axis, one of which goes at a time; None takes single steps.
+        floor: share of its units that every axis keeps, or that share by axis name.
+        threshold: accuracy (0 to 1) below which the net is fine-tuned until it is back; None never
+            does. The paper has 0.5 for ResNet-20, 0.2 for ResNet-18, 0.4 for VGG-11 and MobileNet.
+        epochs: longest time of one fine-tuning.
+        reselect: whether to drop nets that the next smaller one beats, see `reselected`.
+
+    Returns:
+        The full net and what is left after each step, with the accuracies before fine-tuning.
+
+    Raises:
+        SpecError: an option is no such number.
+
+    Example:
+        >>> search = progressive(net.space, groups=8)
+        >>> found = nestling.search.conduct(search, net, score=Scorer(net, held_out, train))
+    """
+    _check(threshold, epochs)
+    steps = stairs(space, groups, floor)
+    total, spec = number_of(steps), space.full
+    accuracy: float = yield Score(spec)
+    found = [Found(spec, accuracy)]
+    while candidates := lowered(space, spec, steps):
+        yield Progress(len(found) - 1, total)
+        if threshold is not None and accuracy < threshold:
+            yield Tune(spec, threshold, epochs)
+        candidates.sort(key=space.macs)  # of equally accurate ones, the cheapest
+        choice: Choice = yield Pick(tuple(candidates))
+        spec, accuracy = candidates[choice.place], choice.accuracy
+        found.append(Found(spec, accuracy))
+    yield Progress(total, total)
+    return reselected(found) if reselect else found
+
+
+def reselected(found: Sequence[Found], jump: float = JUMP) -> list[Found]:
+    """Return a chain without the nets that the next smaller one beats; the first always stays.
+
+    Net i goes if `accuracy[i] < accuracy[i + 1] < accuracy[i] + jump`: a rise of `jump` or more was
+    made by fine-tuning and says nothing about the larger net.
+
+    Args:
+        found: a chain, largest first.
+        jump: in units of accuracy, 0 to 1.
+    """
+    kept = list(found[:1])
+    for one, after in zip(found[1:], found[2:], strict=False):
+        if not one.accuracy < after.accuracy < one.accuracy + jump:
+            kept.append(one)
+    return kept + list(found[1:][-1:])
+
+
+def _check(threshold: float | None, epochs: int) -> None:
+    number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    if threshold is not None and not (number and 0 < threshold <= 1):
+        raise SpecError(
+            f"threshold= is an accuracy above 0 and at most 1, or None, but it is {threshold!r}"
+        )
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise SpecError(f"epochs= is a whole number of at least 1, but it is {epochs!r}")

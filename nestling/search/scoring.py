@@ -1,0 +1,221 @@
+"""Scoring: the accuracy of subnets on a held-out slice, and the best of several at less cost.
+
+Each subnet's norm statistics are measured afresh on a few training batches before it is scored.
+To choose among candidates, all run through the held-out slice side by side, and those that fall
+behind are dropped on the way: at an eighth, a quarter and a half of it, whoever is clearly worse
+than the leader on the very same examples, and always the worse half.
+
+Source: Jamieson and Talwalkar, Non-stochastic Best Arm Identification and Hyperparameter
+Optimization (AISTATS 2016), for the halving; Maron and Moore, Hoeffding Races (NIPS 1993), for
+dropping who cannot win, here with the normal interval of paired differences.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nestling import batch as batches
+from nestling.axes.structure import tensors_in
+from nestling.errors import DataError, ModelError
+from nestling.evaluation import Metric, accuracy, check_rereadable
+from nestling.precision import choose
+from nestling.search.passes import fixed_passes
+from nestling.search.request import Worth
+from nestling.spec import Spec
+from nestling.subnet import binding
+from nestling.supernet import Supernet
+
+CALIBRATION = 4  # training batches that measure a candidate's norm statistics
+RUNGS = (1 / 8, 1 / 4, 1 / 2)  # shares of the held-out slice at which candidates are dropped
+SURE = 2.0  # standard errors behind the leader at which a candidate cannot win any more
+
+
+class Scorer:
+    """Scores specs of a supernet: `scorer(spec)`, `scorer.pick(specs)`.
+
+    Args:
+        net: the supernet; its weights do not change.
+        held_out: batches of held-out training data, the same at every iteration, mixed (not
+            sorted by class), never of the test set.
+        calibrate: training batches, of which the first four measure norm statistics.
+        metric: mean score of a batch, larger is better; top-1 accuracy by default.
+        race: whether `pick` drops candidates early; if not, all see the whole slice.
+        precision: "float32", "bfloat16" or "auto".
+
+    Raises:
+        DataError: the held-out data is empty, or varies from one iteration to the next.
+        ModelError: the net has norm statistics, but `calibrate` is not given.
+
+    Example:
+        >>> score = Scorer(net, held_out, calibrate=train)
+        >>> score(net.space.spec(fraction=0.5))
+        0.8732
+    """
+
+    def __init__(
+        self,
+        net: Supernet,
+        held_out: Iterable[Any],
+        *,
+        calibrate: Iterable[Any] | None = None,
+        metric: Metric = accuracy,
+        race: bool = True,
+        precision: str = "float32",
+    ) -> None:
+        if net.private and calibrate is None:
+            raise ModelError(
+                "subnets of a net with norm statistics must be recalibrated, but calibrate= is not "
+                "given; pass training batches"
+            )
+        _check_repeatable(held_out)
+        self.net, self.held_out, self.metric, self.race = net, held_out, metric, race
+        self.device = next(net.parameters()).device
+        self.precise = choose(precision, self.device, net.model)
+        with closing(fixed_passes(calibrate or (), seed=0)) as data:
+            first = itertools.islice(data, CALIBRATION if net.private else 0)
+            self.calibration = [self._moved(batches.inputs_of(each)) for each in first]
+        self.examples: int | None = None  # of the slice, known when it was read once
+        self.facts = {
+            "metric": getattr(metric, "__name__", type(metric).__name__),
+            "race": race,
+            "precision": str(self.precise),
+        }
+
+    def __call__(self, spec: Spec) -> float:
+        """Return the mean metric of a spec's subnet over the held-out slice."""
+        return self.pick([spec])[0][0]
+
+    def pick(
+        self, specs: Sequence[Spec], worth: Worth | None = None
+    ) -> tuple[list[float], list[float]]:
+        """Return each candidate's mean metric, and the share of the slice that it was scored on.
+
+        The share is 1 for those that could be the best to the end. That the best is among them is
+        likely, not certain; a candidate that is dropped is hardly ever better by much.
+
+        Args:
+            specs: the candidates.
+            worth: what counts, from place and accuracy; None means the accuracy.
+        """
+        runners = [_Runner(n, self._ready(spec)) for n, spec in enumerate(specs)]
+        running, seen, rungs = runners, 0, list(RUNGS)
+        with torch.no_grad():
+            for batch in self.held_out:
+                inputs, targets = map(self._moved, batches.pair(batch))
+                for runner in running:
+                    runner.add(*self._scored(runner.subnet, inputs, targets))
+                seen += batches.size(inputs)
+                left = [rung for rung in rungs if seen < rung * (self.examples or math.inf)]
+                if len(left) < len(rungs) and self.race and len(running) > 1:
+                    running = _survivors(running, worth)
+                rungs = left
+        self.examples = seen
+        shares = [1.0 if runner in running else runner.seen / seen for runner in runners]
+        return [round(runner.mean, 12) for runner in runners], shares
+
+    def _ready(self, spec: Spec) -> nn.Module:
+        subnet = self.net.subnet(spec).eval()
+        tie = binding(subnet)
+        if self.calibration and tie is not None and not tie.full:
+            with self.precise.autocast(self.device):
+                self.net.recalibrate(subnet, self.calibration)
+        return subnet
+
+    def _moved(self, part: Any) -> Any:
+        return batches.move(part, self.device, self.precise.memory_format)
+
+    def _scored(self, subnet: nn.Module, inputs: Any, targets: Any) -> tuple[Tensor, int]:
+        """Return the scores of a batch's units, and how many examples a unit is.
+
+        A unit is an example where the metric is top-1 accuracy, and else the whole batch.
+        """
+        with (
+            batches.blamed("the model must accept the inputs of the held-out data", inputs),
+            self.precise.autocast(self.device),
+        ):
+            outputs = batches.forward(subnet, inputs)
+        with batches.blamed("metric= must give one number for (outputs, targets)", outputs):
+            if self.metric is accuracy and isinstance(outputs, Tensor) and targets is not None:
+                hits = outputs.argmax(1) == targets
+                return hits.reshape(len(hits), -1).double().mean(1).cpu(), 1
+            value = float(self.metric(outputs, targets))
+        if not math.isfinite(value):
+            raise DataError(f"the metric of a batch must be finite, but it is {value}")
+        return torch.tensor([value], dtype=torch.float64), batches.size(inputs)
+
+
+@dataclass(eq=False)
+class _Runner:
+    """A candidate on its way through the held-out slice."""
+
+    place: int
+    subnet: nn.Module
+    values: list[Tensor] = field(default_factory=list)
+    weights: list[Tensor] = field(default_factory=list)
+    seen: int = 0
+    total: float = 0.0
+
+    def add(self, values: Tensor, weight: int) -> None:
+        self.values.append(values)
+        self.weights.append(torch.full_like(values, weight))
+        self.seen += weight * len(values)
+        self.total += weight * float(values.sum())
+
+    @property
+    def mean(self) -> float:
+        return self.total / max(self.seen, 1)
+
+    def margin(self, leader: _Runner) -> float:
+        """Return how much its lead over the leader may yet grow: some standard errors of it."""
+        weights = torch.cat(self.weights)
+        if len(weights) < 3:
+            return math.inf
+        gaps = torch.cat(self.values) - torch.cat(leader.values)
+        shares = weights / weights.sum()
+        spread = float((shares * (gaps - (shares * gaps).sum()) ** 2).sum())
+        return SURE * math.sqrt(spread / len(weights))
+
+
+def _survivors(running: Sequence[_Runner], worth: Worth | None) -> list[_Runner]:
+    """Return the better half, without those that are clearly behind the leader; in their order."""
+
+    def value(runner: _Runner, more: float = 0.0) -> float:
+        reached = runner.mean + more
+        return reached if worth is None else worth(runner.place, reached)
+
+    ranked = sorted(running, key=lambda runner: (-value(runner), runner.place))
+    leader = ranked[0]
+    half = ranked[: -(-len(ranked) // 2)]
+    kept = {id(r) for r in half if value(r, r.margin(leader)) >= value(leader)}
+    return [runner for runner in running if id(runner) in kept]
+
+
+def _check_repeatable(held_out: Iterable[Any]) -> None:
+    """Check that held-out data is the same at each iteration: no random crops, no shuffling.
+
+    Raises:
+        DataError: it is not, or there is none.
+    """
+    check_rereadable(held_out)
+    first, again = (_first(held_out) for _ in range(2))
+    if len(first) != len(again) or not all(map(torch.equal, first, again)):
+        raise DataError(
+            "candidates are compared on the same held-out examples, but held_out= yields others "
+            "each time; switch shuffling and random crops off"
+        )
+
+
+def _first(held_out: Iterable[Any]) -> list[Tensor]:
+    found: Iterator[Any] = iter(held_out)
+    try:
+        return tensors_in(batches.pair(next(found)))
+    except StopIteration:
+        raise DataError("scoring needs at least one batch, but the data yields none") from None

@@ -1,0 +1,78 @@
+"""Steps: the counts that a search lowers an axis to, one group of units at a time."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from numbers import Real
+
+from nestling.errors import SpecError, did_you_mean
+from nestling.spec import Axis, Space, Spec
+
+FLOOR = 0.25  # share of its units that every axis keeps
+
+Floor = float | Mapping[str, float]
+"""The share of its units that every axis keeps, or that share by axis name (others keep 0.25)."""
+
+
+def stairs(space: Space, groups: int | None, floor: Floor) -> dict[str, tuple[int, ...]]:
+    """Return the counts that each axis passes on its way down, its size first, its floor last.
+
+    The floor is the smallest allowed count of at least that share. With groups, the counts between
+    are the allowed ones nearest to equal parts; an axis of fewer allowed counts passes them all.
+
+    Args:
+        space: of the net.
+        groups: equal parts of an axis, one of which is a step; None steps through every count.
+        floor: share of its units that every axis keeps, above 0 and at most 1, or by axis name.
+
+    Raises:
+        SpecError: groups or floor are no such numbers, or name an unknown axis.
+
+    Example:
+        >>> stairs(net.space, 4, 0.25)["layer1"]
+        (16, 12, 8, 4)
+    """
+    whole = isinstance(groups, int) and not isinstance(groups, bool)
+    if groups is not None and (not whole or groups < 1):
+        raise SpecError(
+            f"groups= is a whole number of at least 1, or None for single steps, not {groups!r}"
+        )
+    floors = _floors(space, floor)
+    return {n: _stairs_of(axis, groups, floors[n]) for n, axis in space.axes.items()}
+
+
+def lowered(space: Space, spec: Spec, steps: Mapping[str, tuple[int, ...]]) -> list[Spec]:
+    """Return the specs with one axis a step lower, in the order of the axes; none at all floors."""
+    found = []
+    for name, counts in steps.items():
+        place = counts.index(spec[name])
+        if place + 1 < len(counts):
+            found.append(Spec(space, {**spec, name: counts[place + 1]}))
+    return found
+
+
+def number_of(steps: Mapping[str, tuple[int, ...]]) -> int:
+    """Return how many steps there are from the full net to all floors."""
+    return sum(len(counts) - 1 for counts in steps.values())
+
+
+def _stairs_of(axis: Axis, groups: int | None, floor: float) -> tuple[int, ...]:
+    # A hair below, since 0.3 * 10 is more than 3.
+    lowest = axis.counts[bisect_left(axis.counts, floor * axis.size - 1e-9)]
+    if groups is None:
+        return tuple(count for count in reversed(axis.counts) if count >= lowest)
+    parts = (axis.nearest(axis.size * part / groups) for part in range(groups, 0, -1))
+    kept = {count for count in parts if count >= lowest} | {lowest, axis.size}
+    return tuple(sorted(kept, reverse=True))
+
+
+def _floors(space: Space, floor: Floor) -> dict[str, float]:
+    given = floor if isinstance(floor, Mapping) else dict.fromkeys(space.axes, floor)
+    for name, share in given.items():
+        if name not in space.axes:
+            near = did_you_mean(str(name), space.axes)
+            raise SpecError(f"floor= names the unknown axis {name!r}{near}")
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share <= 1:
+            raise SpecError(f"a floor is a share above 0 and at most 1, but it is {share!r}")
+    return {name: float(given.get(name, FLOOR)) for name in space.axes}

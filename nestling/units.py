@@ -1,0 +1,120 @@
+"""Units: which entries of a weight belong to each unit of an axis, and what they add up to.
+
+A unit (a channel, a head, a path) is made by one slice, or several, of each of the weights that put
+it out. What those slices hold is one number a unit and weight; weights differ in scale, so an axis
+that several weights make has the mean of their numbers, each divided by its own mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nestling import extent as extents
+from nestling.extent import Along
+from nestling.spec import Axis, Space
+
+
+@dataclass(frozen=True)
+class Place:
+    """One dimension of a parameter along which the units of an axis stand.
+
+    Attributes:
+        axis: name of the axis.
+        size: its number of units.
+        parameter: name of the parameter.
+        shape: of the parameter.
+        dim: the dimension.
+        entries: the entries of the dimension that belong to a unit, (M,).
+        units: the unit of each of them, (M,).
+        plain: whether every entry is a unit, in their order.
+    """
+
+    axis: str
+    size: int
+    parameter: str
+    shape: tuple[int, ...]
+    dim: int
+    entries: Tensor
+    units: Tensor
+    plain: bool
+
+    @classmethod
+    def of(cls, space: Space, axis: str, parameter: str, dim: int) -> Place:
+        """Return the place of an axis in a dimension of a parameter."""
+        dims = space.layouts[parameter].extents
+        pairs = torch.tensor(extents.owned(dims[dim], axis), dtype=torch.int64).reshape(-1, 2)
+        shape = tuple(extent.size for extent in dims)
+        entries, units = pairs.unbind(1)
+        size, plain = space.axes[axis].size, isinstance(dims[dim], Along)
+        return cls(axis, size, parameter, shape, dim, entries, units, plain)
+
+    def to(self, device: torch.device) -> Place:
+        """Return the place with its indices on a device."""
+        return replace(self, entries=self.entries.to(device), units=self.units.to(device))
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Return the sum over each unit's entries.
+
+        Args:
+            values: of the parameter's shape.
+
+        Returns:
+            One number a unit, (size,), with the graph of the values.
+        """
+        others = [dim for dim in range(values.dim()) if dim != self.dim]
+        lines = values.sum(others) if others else values
+        if self.plain:
+            return lines
+        entries, units = self.entries.to(values.device), self.units.to(values.device)
+        return lines.new_zeros(self.size).index_add(0, units, lines[entries])
+
+    def spread(self, gains: Tensor) -> Tensor:
+        """Return a number a unit as one an entry, in a shape that multiplies the parameter."""
+        lines = gains
+        if not self.plain:
+            entries, units = self.entries.to(gains.device), self.units.to(gains.device)
+            lines = gains.new_zeros(self.shape[self.dim]).index_add(0, entries, gains[units])
+        return lines.view([-1 if dim == self.dim else 1 for dim in range(len(self.shape))])
+
+
+def loose_axes(space: Space) -> list[Axis]:
+    """Return the axes whose units can be put in any order; depth and bits have their own."""
+    return [axis for axis in space.axes.values() if not axis.ordered]
+
+
+def makers(space: Space, axis: str) -> list[Place]:
+    """Return the places where weights make the units of an axis (see `Space.made_by`)."""
+    return [Place.of(space, axis, *place) for place in space.made_by(axis)]
+
+
+def scored(space: Space, measure: Callable[[Place], Tensor]) -> dict[str, Tensor]:
+    """Return a score for every unit of every axis: the mean of its weights' relative ones.
+
+    Args:
+        space: of the net.
+        measure: one number a unit, (size,), of at least 0, for each weight that makes them.
+    """
+    return {
+        axis.name: combined([measure(place) for place in makers(space, axis.name)])
+        for axis in loose_axes(space)
+    }
+
+
+def combined(measures: Sequence[Tensor]) -> Tensor:
+    """Return the mean of several weights' measures of one axis's units, each over its own mean.
+
+    Example:
+        >>> combined([torch.tensor([1.0, 3.0]), torch.tensor([400.0, 0.0])])
+        tensor([1.2500, 0.7500])
+    """
+    return torch.stack([relative(measure) for measure in measures]).mean(0)
+
+
+def relative(measure: Tensor) -> Tensor:
+    """Return a measure divided by its mean; zeros where all of it is zero."""
+    mean = measure.mean()
+    return measure / torch.where(mean == 0, torch.ones_like(mean), mean)
