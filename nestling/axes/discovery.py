@@ -89,8 +89,10 @@ def discover(
 def _freeze_buffers(
     model: nn.Module, record: Trace, tensors: Mapping[str, list[Expression]]
 ) -> None:
-    """Freeze the dimensions of buffers that no op of the model makes: tables of coordinates."""
-    made = {a for e, _, _ in record.produced for a in algebra.atoms(algebra.normal(e))}
+    """Freeze the dimensions of buffers that no layer makes: tables of coordinates."""
+    first = [tensors[name][0] for name, p in model.named_parameters() if p.dim()]
+    every = [expression for expression, _, _ in record.produced] + first
+    made = {atom for expression in every for atom in algebra.atoms(algebra.normal(expression))}
     for name, _ in model.named_buffers():
         for expression in tensors[name]:
             for atom in algebra.live(algebra.normal(expression)):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nestling import extent as extents
 from nestling.axes.comparison import SMALLEST
-from nestling.axes.structure import tensors_in
+from nestling.axes.structure import renewed, tensors_in
 from nestling.axes.trials import Trials
 from nestling.spec import Space
 
@@ -46,8 +46,9 @@ def influential(trials: Trials, space: Space, names: Iterable[str]) -> set[str]:
 def _slopes(trials: Trials) -> tuple[dict[str, Tensor], float]:
     """Return weight times slope for every entry of a parameter, and the largest output."""
     held = {n: p for n, p in trials.model.named_parameters() if p.requires_grad}
+    args, kwargs = renewed((trials.args, trials.kwargs))  # the model may write to them
     with torch.inference_mode(False), torch.enable_grad():
-        outputs = tensors_in(trials.outputs(trials.model(*trials.args, **trials.kwargs)))
+        outputs = tensors_in(trials.outputs(trials.model(*args, **kwargs)))
         loose = [t for t in outputs if t.requires_grad]
         generator = torch.Generator().manual_seed(0)
         weights = [torch.randn(t.shape, generator=generator, dtype=torch.float64) for t in loose]

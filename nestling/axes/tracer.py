@@ -6,6 +6,7 @@ and applies the op's rule. An op without a rule freezes the axes it touches, wit
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,8 @@ from nestling.axes.lineage import Call, Lineage
 from nestling.axes.rules import RULES, Rule, lookup, lookup_module
 from nestling.axes.scales import Scale
 from nestling.axes.structure import renewed, tensors_in
-from nestling.weights import tensors_of
+from nestling.surroundings import undisturbed
+from nestling.weights import duplicate, tensors_of
 
 PLAIN_REASON = Reason(algebra.PLAIN)
 
@@ -258,7 +260,8 @@ def trace(
     Every dimension of a floating-point or complex parameter or buffer starts as a fresh atom.
     """
     record = Trace()
-    args, kwargs = renewed((args, kwargs))
+    given = args, kwargs
+    args, kwargs = renewed(given)
     for tensor in tensors_in((args, kwargs)):
         record.put(tensor, [constant(n, "size of an input") for n in tensor.shape])
     held = tensors_of(model)
@@ -274,6 +277,8 @@ def trace(
             record.hold(name, tensor)
     with module_paths(model, record):
         outputs = _run(model, args, kwargs, Tracer(record))
+    if any(_storage(tensor) not in record.touched for tensor in model.parameters()):
+        _trace_training(model, given, record, held)
     _freeze_untouched(record, held)
     return record, {name: record.of(tensor) for name, tensor in held.items()}, outputs
 
@@ -358,6 +363,32 @@ def _coarser(
 def _is_real(tensor: Tensor) -> bool:
     """Return whether a tensor holds rounded numbers: real ones, or complex ones."""
     return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _trace_training(model: nn.Module, given: Any, record: Trace, held: dict[str, Tensor]) -> None:
+    """Let a training run couple the weights that are used in training only, such as mask tokens.
+
+    It runs on a copy whose tensors have the expressions of the model's; what it touches counts as
+    touched. A model that does not run so is left as it is.
+    """
+    twin, extra = duplicate(model).train(), Trace()
+    args, kwargs = renewed(given)
+    for tensor in tensors_in((args, kwargs)):
+        extra.put(tensor, [constant(n, "size of an input") for n in tensor.shape])
+    own = tensors_of(twin)
+    for name, tensor in own.items():
+        extra.put(tensor, record.of(held[name]))
+        if isinstance(tensor, nn.Parameter):
+            extra.hold(name, tensor)
+    before = {name: _storage(tensor) for name, tensor in own.items()}
+    try:
+        with undisturbed(twin), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _run(twin, args, kwargs, Tracer(extra))
+    except Exception:  # noqa: BLE001  (the user's code runs here)
+        return
+    used = (name for name, storage in before.items() if storage in extra.touched)
+    record.touched.update(_storage(held[name]) for name in used)
 
 
 def _freeze_untouched(record: Trace, held: dict[str, Tensor]) -> None:

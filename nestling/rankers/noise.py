@@ -7,6 +7,13 @@ The full net is trained with noise on the weights that make its units, `W + alph
 Source: Yang, He, Cao and Fan, A Progressive Sub-Network Searching Framework for Dynamic Inference
 (arXiv 2009.05681), stage 1. That the largest gain goes first is how we read the paper, so the
 direction is an option.
+
+How the gains are trained decides what they say. The pull that holds a gain back is the curvature of
+the loss along its unit, and the noise of its gradient, which drives it away from 0, is as the root
+of that. Under plain gradient steps ("plain", as in the paper) the two cancel: units that hardly
+matter hardly move, and gains are small where units are worth little, at least in a short run. In
+steps of one size ("scaled": each gradient is divided by the root of its own mean square) gains grow
+large just where little holds them, which is what the ranking wants.
 """
 
 from __future__ import annotations
@@ -26,6 +33,9 @@ from nestling.units import combined, loose_axes, makers
 from nestling.weights import substituted
 
 DIRECTIONS = ("descending", "ascending")
+STEPS = ("scaled", "plain")
+SIZE = 0.1  # of a scaled gradient
+KEEP = 0.99  # of the mean square of a gradient, at each step
 
 
 class Gains(nn.Module):
@@ -34,14 +44,32 @@ class Gains(nn.Module):
     Args:
         space: of the net.
         device: where its weights are.
+        scaled: whether the gains' gradients are brought to one size.
     """
 
-    def __init__(self, space: Space, device: torch.device) -> None:
+    squares: Tensor  # running mean square of each gain's gradient
+    steps: Tensor  # how many gradients are in it
+
+    def __init__(self, space: Space, device: torch.device, *, scaled: bool) -> None:
         super().__init__()
         names = [axis.name for axis in loose_axes(space)]
         self.places = [place.to(device) for name in names for place in makers(space, name)]
         self.sizes = [place.size for place in self.places]
         self.alpha = nn.Parameter(torch.zeros(sum(self.sizes), device=device))
+        self.register_buffer("squares", torch.zeros(sum(self.sizes), device=device))
+        self.register_buffer("steps", torch.zeros((), device=device))
+        if scaled:
+            self.alpha.register_post_accumulate_grad_hook(lambda _: self._scale())
+
+    def _scale(self) -> None:
+        """Bring the gradient of the gains to one size, as RMSprop does."""
+        gradient = self.alpha.grad
+        if gradient is not None:
+            self.steps += 1
+            self.squares.lerp_(gradient.square(), 1 - KEEP)
+            mean = self.squares / (1 - KEEP**self.steps)
+            still = mean == 0
+            gradient.mul_(SIZE).div_(mean.sqrt().masked_fill(still, 1.0))
 
     def noised(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the weights that make units with fresh noise on them.
@@ -60,12 +88,20 @@ class Gains(nn.Module):
             found[place.parameter] = before + place.spread(gains).to(weight.dtype) * noise
         return found
 
-    def sizes_by_axis(self) -> dict[str, list[Tensor]]:
-        """Return the size of the gains of each axis, weight by weight."""
+    def scores(self, direction: str) -> dict[str, Tensor]:
+        """Return a score for each unit: the mean over its weights of its gains' relative sizes.
+
+        A gain of exactly 0 was never moved: the loss does not see that unit, which goes first in
+        either direction.
+        """
         found: dict[str, list[Tensor]] = {}
         for place, gains in zip(self.places, self.alpha.split(self.sizes), strict=True):
-            found.setdefault(place.axis, []).append(gains.detach().abs().double())
-        return found
+            size = gains.detach().abs().double()
+            if direction == "descending":
+                size = torch.where(size == 0, 2 * size.max(), size)
+            found.setdefault(place.axis, []).append(size)
+        sign = -1.0 if direction == "descending" else 1.0
+        return {axis: sign * combined(sizes) for axis, sizes in found.items()}
 
 
 class Noisy(nn.Module):
@@ -85,30 +121,36 @@ class Noisy(nn.Module):
 
 
 def noise(
-    run: Run, *, direction: str = "descending", epochs: int | None = None
+    run: Run,
+    *,
+    direction: str = "descending",
+    steps: str = "scaled",
+    epochs: int | None = None,
 ) -> Mapping[str, Tensor]:
     """Train the full net with noise and score units by the gains that they learned.
 
     Args:
         run: whose net is trained. The gains are a group of its optimiser, at its learning rate.
         direction: "descending" cuts units of large gains first, "ascending" those of small ones.
+        steps: of the gains: "scaled", all of one size, or "plain", as their gradients are.
         epochs: of the training; the run's by default.
 
     Raises:
-        ModelError: an unknown direction, no epoch, or a training that diverged.
+        ModelError: an unknown direction or kind of steps, no epoch, or a training that diverged.
         DataError: the batches do not fit.
     """
     if direction not in DIRECTIONS:
         raise ModelError(f"direction= is one of {', '.join(DIRECTIONS)}, not {direction!r}")
+    if steps not in STEPS:
+        raise ModelError(f"steps= is one of {', '.join(STEPS)}, not {steps!r}")
     check_trains(run, epochs)
-    gains = Gains(run.net.space, run.device)
+    gains = Gains(run.net.space, run.device, scaled=steps == "scaled")
 
     def objective(net: Supernet) -> Iterator[tuple[nn.Module, Loss]]:
         yield Noisy(net.pooled(net.space.full), gains).train(), run.loss or task_loss
 
     run.train_stage(objective, name="noise ranking", extra=gains, epochs=epochs)
-    sign = -1.0 if direction == "descending" else 1.0
-    return {axis: sign * combined(sizes) for axis, sizes in gains.sizes_by_axis().items()}
+    return gains.scores(direction)
 
 
 def check_trains(run: Run, epochs: int | None) -> None:

@@ -135,7 +135,7 @@ class _Driver:
         self.shown = -1
 
     def run(self, search: Search) -> list[Found]:
-        self.name = search.__name__
+        self.name = _name(search)
         answer: Any = None
         while True:
             try:
@@ -377,7 +377,7 @@ def _facts(search: Search, net: Supernet, score: ScoreOf, seed: int) -> dict[str
         flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         weights.update(name.encode() + flat.numpy().tobytes())
     return {
-        "search": search.__name__,
+        "search": _name(search),
         "options": options,
         "axes": digest.hexdigest()[:16],
         "order": net.order,
@@ -385,6 +385,10 @@ def _facts(search: Search, net: Supernet, score: ScoreOf, seed: int) -> dict[str
         "seed": seed,
         "score": _plain(getattr(score, "facts", {})),
     }
+
+
+def _name(search: Search) -> str:
+    return str(getattr(search, "__name__", "search"))
 
 
 def _plain(value: Any) -> Any:

@@ -10,15 +10,13 @@ on Evolutionary Computation 2002), as Optuna has it.
 from __future__ import annotations
 
 import importlib
-import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from nestling.errors import BudgetError, ModelError, SpecError
-from nestling.search.greedy import check_shares
 from nestling.search.request import Cost, Found, Progress, Score, Search, front
-from nestling.search.steps import FLOOR, Floor, stairs
+from nestling.search.steps import FLOOR, Floor, check_shares, stairs
 from nestling.spec import Space, Spec
 
 TRIES = 20  # proposals per evaluation; a small space runs out of new specs
@@ -37,7 +35,8 @@ def evolution(
     """Search the Pareto front of accuracy and cost by breeding specs; needs Optuna.
 
     The first generation has the full net, the floors, what lies evenly between them, and random
-    specs. Proposals that cost too much are trimmed at random axes until they fit.
+    specs. A proposal that costs too much stands for the largest that fits below it: the axis that
+    keeps the most of its units is lowered again and again.
 
     Args:
         space: of the net.
@@ -62,7 +61,7 @@ def evolution(
     """
     _check(trials, population, seed, most)
     steps = stairs(space, groups, floor)
-    breeder, trim = _Breeder(steps, population, seed), random.Random(seed)
+    breeder = _Breeder(steps, population, seed)
     lowest = Spec(space, {name: counts[-1] for name, counts in steps.items()})
     whole, least = yield Cost((space.full, lowest))
     if least > most * whole:
@@ -78,15 +77,13 @@ def evolution(
         spec = Spec(space, counts)
         (cost,) = yield Cost((spec,))
         while cost > most * whole:
-            high = [name for name in spec if spec[name] > steps[name][-1]]
-            name = trim.choice(high)
-            spec = Spec(space, {**spec, name: steps[name][steps[name].index(spec[name]) + 1]})
+            spec = _lower(space, spec, steps)
             (cost,) = yield Cost((spec,))
         if spec not in known:
             yield Progress(len(known), trials)
             accuracy: float = yield Score(spec)
             known[spec] = accuracy, cost
-        breeder.tell(trial, dict(spec), known[spec])
+        breeder.tell(trial, known[spec])
     yield Progress(trials, trials)
     return front([Found(s, a) for s, (a, _) in known.items()], lambda s: known[s][1])
 
@@ -120,22 +117,21 @@ class _Breeder:
         counts = {name: counts[trial.params[name]] for name, counts in self.steps.items()}
         return trial, {**self.fixed, **counts}
 
-    def tell(self, trial: Any, counts: dict[str, int], values: tuple[float, float]) -> None:
-        """Tell what a trial gave; one that was trimmed is told as what it has become."""
+    def tell(self, trial: Any, values: tuple[float, float]) -> None:
+        """Tell a trial's accuracy and cost."""
         with _silent(self.optuna):
-            params = {name: down.index(counts[name]) for name, down in self.steps.items()}
-            if params == trial.params:
-                self.study.tell(trial, values)
-                return
-            self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
-            self.study.add_trial(
-                self.optuna.trial.create_trial(
-                    params=params,
-                    distributions=self.ranges,
-                    values=values,
-                    system_attrs=trial.system_attrs,  # its generation
-                )
-            )
+            self.study.tell(trial, values)
+
+
+def _lower(space: Space, spec: Spec, steps: Mapping[str, tuple[int, ...]]) -> Spec:
+    """Return the spec with one axis a step lower: the one that is highest on its stairs."""
+
+    def height(name: str) -> float:
+        down = steps[name]
+        return (len(down) - 1 - down.index(spec[name])) / max(len(down) - 1, 1)
+
+    name = max(steps, key=height)
+    return Spec(space, {**spec, name: steps[name][steps[name].index(spec[name]) + 1]})
 
 
 def _optuna() -> Any:

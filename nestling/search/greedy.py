@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from nestling.errors import BudgetError, SpecError
 from nestling.search.request import Choice, Cost, Found, Pick, Progress, Score, Search, Worth
-from nestling.search.steps import FLOOR, Floor, lowered, number_of, stairs
+from nestling.search.steps import FLOOR, Floor, check_shares, lowered, number_of, stairs
 from nestling.spec import Space, Spec
 
 SLACK = 0.002  # losses below this are noise: 5 of 2,500 pictures
@@ -60,7 +60,7 @@ def greedy(
     whole, least = yield Cost((spec, Spec(space, {n: counts[-1] for n, counts in steps.items()})))
     _check_reachable(targets, least / whole)
     now, chain, costs = whole, [Found(spec, accuracy)], [whole]
-    while candidates := lowered(space, spec, steps):
+    while candidates := list(lowered(space, spec, steps).values()):
         if targets and now <= min(targets) * whole:
             break
         yield Progress(len(chain) - 1, total)
@@ -76,20 +76,6 @@ def greedy(
         costs.append(now)
     yield Progress(total, total)
     return _at(chain, costs, [share * whole for share in targets]) if targets else chain
-
-
-def check_shares(name: str, shares: Sequence[float]) -> None:
-    """Check shares of the full net's cost.
-
-    Raises:
-        SpecError: one is not above 0 and at most 1.
-    """
-    if isinstance(shares, (str, int, float)):
-        raise SpecError(f"{name} lists shares, such as (0.5, 0.25), not {shares!r}")
-    for share in shares:
-        number = isinstance(share, int | float) and not isinstance(share, bool)
-        if not number or not 0 < share <= 1:
-            raise SpecError(f"{name} lists shares above 0 and at most 1, but one is {share!r}")
 
 
 def _check_reachable(targets: Sequence[float], least: float) -> None:

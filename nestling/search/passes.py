@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 from nestling.checkpoint import RandomState, generators_of, seed_all
 
 
-def fixed_passes(loader: Iterable[Any], seed: int, epochs: int = 1) -> Iterator[Any]:
+def fixed_passes(loader: Iterable[Any], seed: int, epochs: int = 1) -> Generator[Any, None, None]:
     """Yield the batches of some epochs, which follow from the seed, not from what came before.
 
     Close the iterator, or read it to its end: the random states and the loader's place are then as

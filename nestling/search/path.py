@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nestling.errors import BudgetError, SpecError, did_you_mean
-from nestling.search.greedy import check_shares
 from nestling.search.request import Cost, Found, Progress, Score, Search
+from nestling.search.steps import check_shares
 from nestling.spec import Space, Spec
 
 

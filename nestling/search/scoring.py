@@ -2,7 +2,7 @@
 
 Each subnet's norm statistics are measured afresh on a few training batches before it is scored.
 To choose among candidates, all run through the held-out slice side by side, and those that fall
-behind are dropped on the way: at an eighth, a quarter and a half of it, whoever is clearly worse
+behind are dropped on the way: at a sixteenth, an eighth, a quarter and a half of it, whoever is clearly worse
 than the leader on the very same examples, and always the worse half.
 
 Source: Jamieson and Talwalkar, Non-stochastic Best Arm Identification and Hyperparameter
@@ -12,7 +12,6 @@ dropping who cannot win, here with the normal interval of paired differences.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -33,8 +32,13 @@ from nestling.spec import Spec
 from nestling.subnet import binding
 from nestling.supernet import Supernet
 
-CALIBRATION = 4  # training batches that measure a candidate's norm statistics
-RUNGS = (1 / 8, 1 / 4, 1 / 2)  # shares of the held-out slice at which candidates are dropped
+CALIBRATION = 256  # training examples that measure a candidate's norm statistics
+RUNGS = (
+    1 / 16,
+    1 / 8,
+    1 / 4,
+    1 / 2,
+)  # shares of the held-out slice at which candidates are dropped
 SURE = 2.0  # standard errors behind the leader at which a candidate cannot win any more
 
 
@@ -45,7 +49,7 @@ class Scorer:
         net: the supernet; its weights do not change.
         held_out: batches of held-out training data, the same at every iteration, mixed (not
             sorted by class), never of the test set.
-        calibrate: training batches, of which the first four measure norm statistics.
+        calibrate: training batches, of which the first 256 examples measure norm statistics.
         metric: mean score of a batch, larger is better; top-1 accuracy by default.
         race: whether `pick` drops candidates early; if not, all see the whole slice.
         precision: "float32", "bfloat16" or "auto".
@@ -79,9 +83,7 @@ class Scorer:
         self.net, self.held_out, self.metric, self.race = net, held_out, metric, race
         self.device = next(net.parameters()).device
         self.precise = choose(precision, self.device, net.model)
-        with closing(fixed_passes(calibrate or (), seed=0)) as data:
-            first = itertools.islice(data, CALIBRATION if net.private else 0)
-            self.calibration = [self._moved(batches.inputs_of(each)) for each in first]
+        self.calibration = self._calibration(calibrate) if calibrate and net.private else []
         self.examples: int | None = None  # of the slice, known when it was read once
         self.facts = {
             "metric": getattr(metric, "__name__", type(metric).__name__),
@@ -120,6 +122,16 @@ class Scorer:
         self.examples = seen
         shares = [1.0 if runner in running else runner.seen / seen for runner in runners]
         return [round(runner.mean, 12) for runner in runners], shares
+
+    def _calibration(self, calibrate: Iterable[Any]) -> list[Any]:
+        found, seen = [], 0
+        with closing(fixed_passes(calibrate, seed=0)) as data:
+            for batch in data:
+                found.append(self._moved(batches.inputs_of(batch)))
+                seen += batches.size(found[-1])
+                if seen >= CALIBRATION:
+                    break
+        return found
 
     def _ready(self, spec: Spec) -> nn.Module:
         subnet = self.net.subnet(spec).eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 
 from nestling.errors import SpecError, did_you_mean
@@ -42,13 +42,13 @@ def stairs(space: Space, groups: int | None, floor: Floor) -> dict[str, tuple[in
     return {n: _stairs_of(axis, groups, floors[n]) for n, axis in space.axes.items()}
 
 
-def lowered(space: Space, spec: Spec, steps: Mapping[str, tuple[int, ...]]) -> list[Spec]:
-    """Return the specs with one axis a step lower, in the order of the axes; none at all floors."""
-    found = []
+def lowered(space: Space, spec: Spec, steps: Mapping[str, tuple[int, ...]]) -> dict[str, Spec]:
+    """Return, by axis, the spec with that axis a step lower; axes at their floor are left out."""
+    found = {}
     for name, counts in steps.items():
         place = counts.index(spec[name])
         if place + 1 < len(counts):
-            found.append(Spec(space, {**spec, name: counts[place + 1]}))
+            found[name] = Spec(space, {**spec, name: counts[place + 1]})
     return found
 
 
@@ -76,3 +76,17 @@ def _floors(space: Space, floor: Floor) -> dict[str, float]:
         if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share <= 1:
             raise SpecError(f"a floor is a share above 0 and at most 1, but it is {share!r}")
     return {name: float(given.get(name, FLOOR)) for name in space.axes}
+
+
+def check_shares(name: str, shares: Sequence[float]) -> None:
+    """Check shares of the full net's cost.
+
+    Raises:
+        SpecError: one is not above 0 and at most 1.
+    """
+    if isinstance(shares, (str, int, float)):
+        raise SpecError(f"{name} lists shares, such as (0.5, 0.25), not {shares!r}")
+    for share in shares:
+        number = isinstance(share, int | float) and not isinstance(share, bool)
+        if not number or not 0 < share <= 1:
+            raise SpecError(f"{name} lists shares above 0 and at most 1, but one is {share!r}")

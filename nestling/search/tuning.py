@@ -8,7 +8,7 @@ Source: Yang et al., A Progressive Sub-Network Searching Framework for Dynamic I
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from contextlib import closing
 from typing import Any
 
@@ -58,11 +58,11 @@ class Tuner:
         rate: float = RATE,
         precision: str = "float32",
     ) -> None:
-        length = len(train) if hasattr(train, "__len__") else 0
+        length = len(train) if isinstance(train, Sized) else 0
         if not length:
             raise DataError(
                 "fine-tuning needs training batches with a length, such as a DataLoader or a list, "
-                f"but got {'none' if hasattr(train, '__len__') else type(train).__name__}"
+                f"but got a {type(train).__name__} with none"
             )
         self.net, self.train, self.score = net, train, score
         self.length, self.rate, self.loss = length, rate, loss or task_loss

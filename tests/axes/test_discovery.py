@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import nestling
 from nestling.axes.discovery import discover
 from nestling.axes.structure import tensors_in
 from nestling.extent import Along, Fixed, Product
@@ -145,3 +146,42 @@ class EightAtATime(Factored):
 def test_work_of_a_model_that_takes_one_batch_only():
     space = found(EightAtATime(), torch.randn(8, 32)).space
     assert space.macs(space.full) == 32 * 64 * 24 // 8 + 32 * 24 + 2 * 24 * 16 + 16 * 4
+
+
+class TrainedToken(nn.Module):
+    """A mask token and an auxiliary head that only training uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(6, 16)
+        self.token = nn.Parameter(torch.randn(16))
+        self.body = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16))
+        self.helper = nn.Linear(32, 4)
+        self.head = nn.Linear(16, 4)
+        self.unused = nn.Linear(3, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        if self.training:
+            x = torch.cat([x[:1], self.token.expand_as(x[1:])])
+        hidden = self.body[1](self.body[0](x))
+        scores = self.head(self.body[2](hidden))
+        return (scores, self.helper(hidden)) if self.training else scores
+
+
+def test_what_only_training_uses_goes_with_the_rest():
+    model, x = TrainedToken().eval(), torch.randn(2, 6)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    net = nestling.Supernet(model, x)
+    assert set(net.space.axes) == {"stem", "body.0", "body.2"}
+    subnet = net.subnet({"stem": 8, "body.0": 8}).train()
+    assert subnet.token.shape == (8,)
+    assert subnet.helper.weight.shape == (4, 8)
+    scores, helped = subnet(x)
+    assert scores.shape == helped.shape == (2, 4)
+    assert {row.reason for row in net.space.frozen if row.parameter.startswith("unused")} == {
+        "not used in the forward run"
+    }
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert not model.training
