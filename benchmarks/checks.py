@@ -422,6 +422,7 @@ def _counted(module: nn.Module, args: Any, kwargs: Any) -> int:
     """Return torch's count of multiply-accumulates, with attention as plain products."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    module = copy.deepcopy(module).requires_grad_(False)  # the counter hooks on to gradients
     try:
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):

@@ -5,7 +5,7 @@ an ordinary module that runs at its own cost, so a deployed program trades accur
 latency, memory and computation in microseconds.
 """
 
-from nestling import axes, costs, data, methods, models, objectives, search
+from nestling import axes, costs, data, methods, models, objectives, rankers, search
 from nestling.entry import Entry
 from nestling.errors import (
     BudgetError,
@@ -20,6 +20,7 @@ from nestling.evaluation import evaluate
 from nestling.fitting import fit
 from nestling.menu import Menu, make_menu
 from nestling.objectives import sandwich
+from nestling.rankers import rank
 from nestling.runtime import LoadedModel, load
 from nestling.spec import Axis, Space, Spec
 from nestling.subnet import pack
@@ -53,6 +54,8 @@ __all__ = [
     "models",
     "objectives",
     "pack",
+    "rank",
+    "rankers",
     "sandwich",
     "search",
 ]

@@ -1,13 +1,15 @@
 """Scoring: the accuracy of subnets on a held-out slice, and the best of several at less cost.
 
 Each subnet's norm statistics are measured afresh on a few training batches before it is scored.
-To choose among candidates, all run through the held-out slice side by side, and those that fall
-behind are dropped on the way: at a sixteenth, an eighth, a quarter and a half of it, whoever is clearly worse
-than the leader on the very same examples, and always the worse half.
+To choose among candidates, all run through the held-out slice side by side, and those that are
+clearly behind the leader on the very same examples are dropped on the way.
 
-Source: Jamieson and Talwalkar, Non-stochastic Best Arm Identification and Hyperparameter
-Optimization (AISTATS 2016), for the halving; Maron and Moore, Hoeffding Races (NIPS 1993), for
-dropping who cannot win, here with the normal interval of paired differences.
+Always dropping the worse half as well (successive halving) is cheaper still, but it was measured
+to lose: on a trained net it took the best of 9 candidates in 49 to 70 % of the choices, dropping
+only who is two standard errors behind in 97 %, for 0.6 of the examples.
+
+Source: Maron and Moore, Hoeffding Races (NIPS 1993), here with the normal interval of paired
+differences.
 """
 
 from __future__ import annotations
@@ -197,17 +199,14 @@ class _Runner:
 
 
 def _survivors(running: Sequence[_Runner], worth: Worth | None) -> list[_Runner]:
-    """Return the better half, without those that are clearly behind the leader; in their order."""
+    """Return those that are not clearly behind the leader, in their order."""
 
     def value(runner: _Runner, more: float = 0.0) -> float:
         reached = runner.mean + more
         return reached if worth is None else worth(runner.place, reached)
 
-    ranked = sorted(running, key=lambda runner: (-value(runner), runner.place))
-    leader = ranked[0]
-    half = ranked[: -(-len(ranked) // 2)]
-    kept = {id(r) for r in half if value(r, r.margin(leader)) >= value(leader)}
-    return [runner for runner in running if id(runner) in kept]
+    leader = max(running, key=lambda runner: (value(runner), -runner.place))
+    return [each for each in running if value(each, each.margin(leader)) >= value(leader)]
 
 
 def _check_repeatable(held_out: Iterable[Any]) -> None:
