@@ -22,7 +22,6 @@ LARGEST = 1 << 40  # no size, count or figure in a header is larger
 MANY = 1_000_000  # nor has any list more items
 LONGEST = 1_000  # characters of a name
 WORDS = 5  # of the way to a number of a config, such as config.text_config.hidden_size
-DEEPEST_PLACE = 8  # levels of tuples and slices among a node's arguments
 ITEMSIZES = (1, 2, 4, 8, 16)  # bytes of a number
 
 
@@ -53,11 +52,7 @@ def space_to_json(space: Space) -> dict[str, Any]:
         "settings": list(map(_setting_json, space.settings)),
         "producers": [list(place) for place in space.producers],
         "rewrites": [
-            [
-                given.module,
-                [list(pair) for pair in given.fixed],
-                [[e.node, list(e.path), extents.to_json(e.extent)] for e in given.edits],
-            ]
+            [given.module, [[e.method, e.number, extents.to_json(e.extent)] for e in given.edits]]
             for given in space.rewrites
         ],
     }
@@ -102,7 +97,7 @@ def space_from_json(value: Any) -> Space:
         notes=notes,
         blocks=blocks,
         settings=settings,
-        rewrites=tuple(_rewrite(row, axes) for row in items(value.get("rewrites", []))),
+        rewrites=_rewrites(value.get("rewrites", []), axes),
         producers=tuple(_producer(row, layouts) for row in items(value.get("producers", []))),
     )
 
@@ -192,23 +187,17 @@ def _producer(row: Any, layouts: Mapping[str, Layout]) -> tuple[str, int]:
     return parameter, dim
 
 
-def _rewrite(row: Any, axes: Mapping[str, Axis]) -> Rewrite:
-    module, fixed, edits = row
-    pairs = []
-    for key, value in items(fixed):
-        if value is not None and not isinstance(value, bool):
-            value = text(value)
-        pairs.append((name(key), value))
-    found = [Edit(name(node), _place(path), _extent(extent, axes)) for node, path, extent in edits]
-    return Rewrite(text(module), tuple(pairs), tuple(found))
-
-
-def _place(value: Any) -> tuple[int | str, ...]:
-    """Return the place of a number among the arguments of a node."""
-    keys = tuple(number(key) if isinstance(key, int) else name(key) for key in items(value))
-    if not 0 < len(keys) <= DEEPEST_PLACE:
-        raise ValueError(f"not the place of a number: {_short(value)}")
-    return keys
+def _rewrites(value: Any, axes: Mapping[str, Axis]) -> tuple[Rewrite, ...]:
+    """Return the rewritten methods, each number of each module at most once."""
+    found = []
+    for module, rows in items(value):
+        edits = tuple(Edit(_method(m), number(n), _extent(e, axes)) for m, n, e in items(rows))
+        if len({(edit.method, edit.number) for edit in edits}) < len(edits):
+            raise ValueError(f"a number of {_short(module)} is changed twice")
+        found.append(Rewrite(text(module), edits))
+    if len({each.module for each in found}) < len(found):
+        raise ValueError("a module is rewritten twice")
+    return tuple(found)
 
 
 def _layout(row: Any, axes: Mapping[str, Axis]) -> Layout:
@@ -273,6 +262,14 @@ def _attribute(value: Any) -> str:
     if len(words) > 2 or not all(map(_is_plain, words)):
         raise ValueError(f"not the name of a size: {path!r}")
     return path
+
+
+def _method(value: Any) -> str:
+    """Return the name of a method of a user's own."""
+    word = text(value)
+    if not word.isidentifier() or word.startswith("__"):
+        raise ValueError(f"not the name of a method: {word!r}")
+    return word
 
 
 def _is_plain(word: str) -> bool:

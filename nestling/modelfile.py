@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nestling import container
+from nestling import container, rewrite
 from nestling.construction import copied
 from nestling.entry import Entry
-from nestling.errors import FileError, NestlingError
+from nestling.errors import FileError, ModelError, NestlingError
 from nestling.header import (
     items,
     mapping,
@@ -321,6 +321,11 @@ def _check_space(module: nn.Module, space: Space) -> None:
             raise ValueError(f"{where} is no size of {attribute.extent.size}")
     for block in space.blocks:
         module.get_submodule(block.module)  # an error if there is none
+    for given in space.rewrites:
+        try:
+            rewrite.check(module.get_submodule(given.module), given)
+        except ModelError as error:
+            raise ValueError(str(error)) from error
     for setting in space.settings:
         value = _attribute_value(module.get_submodule(setting.module), setting)
         if setting.length:

@@ -1,33 +1,30 @@
-"""Rewritten forwards: for code that holds sizes as literal numbers.
+"""Rewritten methods: for code that holds sizes as literal numbers.
 
 Where a module's own code says `x.view(-1, 400)`, no attribute can be set. In a subnet such a module
-keeps its class, its weights, its parts and its hooks; only its `forward` is another one: the code
-that `torch.fx` traces from the module, its parts being called as they are, in which the literals
-follow the axes. It is traced anew from the user's code wherever a subnet is made, so a file holds
-no code, only which numbers follow which axes.
+keeps its class, its weights, its parts, its hooks and its state; only the method is another one:
+the same code with other constants. Nothing is traced or written anew, so whatever else the code
+does (branches, modes, random numbers, errors with their lines) it still does. A file holds no code:
+it says which number of which method follows which axes, and what the number is in the full net.
 """
 
 from __future__ import annotations
 
 import copy
-import importlib
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import dis
+import inspect
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType
 from typing import Any
 
-import torch
-from torch import fx, nn
+from torch import nn
 
 from nestling import extent as extents
 from nestling.errors import ModelError
 from nestling.extent import Counts, Extent
 
-FACTORIES = (
-    *(torch.zeros, torch.ones, torch.full, torch.empty, torch.arange),
-    *(torch.rand, torch.randn, torch.tensor),
-)
+CONSTANT, SMALL, WIDE = "LOAD_CONST", "LOAD_SMALL_INT", "EXTENDED_ARG"  # of Python's byte code
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,222 +32,196 @@ class Edit:
     """A literal number that follows axes.
 
     Attributes:
-        node: name of the node of the traced graph.
-        path: the way to the literal: position or keyword, then inside of tuples and slices.
+        method: name of the method whose code holds it.
+        number: which of the whole numbers in that code it is, in the order of the code.
         extent: what the number is.
     """
 
-    node: str
-    path: tuple[int | str, ...]
+    method: str
+    number: int
     extent: Extent
 
 
 @dataclass(frozen=True)
 class Rewrite:
-    """The literals of one module's forward.
+    """The literals of one module's own code that follow axes.
 
     Attributes:
         module: its path.
-        fixed: inputs by name that are None, true, false or a text, and stay so.
         edits: which numbers follow which axes.
     """
 
     module: str
-    fixed: tuple[tuple[str, bool | str | None], ...]
     edits: tuple[Edit, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Code:
-    """Python code of a forward, and what its global names stand for; modules by their name."""
+class Literal:
+    """A whole number in a method's code.
 
-    source: str
-    names: Mapping[str, Any]
-    modules: Mapping[str, str]
-
-    @classmethod
-    def of(cls, graph: fx.Graph) -> Code:
-        """Return the code of a graph."""
-        code = graph.python_code("self")
-        modules = {k: v.__name__ for k, v in code.globals.items() if isinstance(v, ModuleType)}
-        names = {k: v for k, v in code.globals.items() if k not in modules}
-        return cls(code.src, names, modules)
-
-
-class Rewritten:
-    """The forward of a module whose literals follow a spec; it can be copied and pickled.
-
-    Args:
-        module: in whose place it runs.
-        evaluation: the code for evaluation mode.
-        training: the code for training mode.
+    Attributes:
+        value: the number.
+        instruction: the instruction that loads it.
+        way: where it stands in the constant that is loaded: places in tuples, ends of slices.
     """
 
-    def __init__(self, module: nn.Module, evaluation: Code, training: Code) -> None:
-        self.module = module
-        self.codes = evaluation, training
-        self.runs = tuple(map(_compiled, self.codes))
+    value: int
+    instruction: dis.Instruction
+    way: tuple[int | str, ...]
+
+
+class Method:
+    """A method of one module whose code has other numbers; it can be copied and pickled.
+
+    Args:
+        module: whose method it is.
+        name: of the method of its class.
+        numbers: which number of the code has which value.
+    """
+
+    def __init__(self, module: nn.Module, name: str, numbers: Mapping[int, int]) -> None:
+        self._bind(module, name, dict(numbers))
+
+    def _bind(self, module: nn.Module, name: str, numbers: dict[int, int]) -> None:
+        function = method_of(type(module), name)
+        assert function is not None
+        self.module = weakref.ref(module)  # the module holds this: a cycle would keep both
+        self.numbers = numbers
+        self.__func__ = _with_numbers(function, numbers)
+        self.__name__ = name
+        self.__code__ = self.__func__.__code__  # what torch.export looks at
+        self.__signature__ = inspect.signature(function.__get__(module))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the code on the module."""
-        return self.runs[self.module.training](self.module, *args, **kwargs)
+        return self.__func__(self.module(), *args, **kwargs)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Rewritten:
-        return Rewritten(copy.deepcopy(self.module, memo), *self.codes)
+    def __deepcopy__(self, memo: dict[int, Any]) -> Method:
+        module = copy.deepcopy(self.module(), memo)
+        assert module is not None  # it holds this
+        return Method(module, self.__name__, self.numbers)
 
     def __getstate__(self) -> Any:
-        return self.module, self.codes
+        return self.module(), self.__name__, self.numbers
 
     def __setstate__(self, state: Any) -> None:
-        self.module, self.codes = state
-        self.runs = tuple(map(_compiled, self.codes))
+        self._bind(*state)
 
 
-def rewrite(twin: nn.Module, module: nn.Module, given: Rewrite, counts: Counts) -> None:
-    """Give a subnet's module a forward whose literals follow a spec.
+def rewrite(twin: nn.Module, given: Rewrite, counts: Counts) -> None:
+    """Give a subnet's module methods whose literals follow a spec.
 
     Args:
         twin: the module of the subnet.
-        module: the same module of the net.
         given: which literals follow which axes.
         counts: kept units by axis name.
 
     Raises:
         ModelError: the module's code is another one than when the supernet was made.
     """
-    codes = []
-    for training in (False, True):
-        graph = copy.deepcopy(traced(module, training, dict(given.fixed)))
-        nodes = {node.name: node for node in graph.nodes}
-        for edit in given.edits:
-            if edit.node not in nodes or edit.path not in dict(literals(nodes[edit.node])):
-                raise ModelError(
-                    f"the forward code of {given.module or 'the model'} is not the one that the "
-                    "supernet was made from: a number that follows an axis is missing; use the "
-                    "same code, or make the supernet again"
-                )
-            _replace(nodes[edit.node], edit.path, extents.count(edit.extent, counts))
-        codes.append(Code.of(graph))
-    twin.__dict__["forward"] = Rewritten(twin, *codes)
+    check(twin, given)
+    methods: dict[str, dict[int, int]] = {}
+    for edit in given.edits:
+        value = extents.count(edit.extent, counts)
+        methods.setdefault(edit.method, {})[edit.number] = value
+    for name, numbers in methods.items():
+        twin.__dict__[name] = Method(twin, name, numbers)
 
 
-def traced(module: nn.Module, training: bool, fixed: Mapping[str, bool | str | None]) -> fx.Graph:
-    """Return the graph of a module's own forward code, with its parts called as they are.
-
-    Args:
-        module: it is not changed.
-        training: the mode whose code is traced.
-        fixed: inputs by name that are None, true, false or a text.
+def check(module: nn.Module, given: Rewrite) -> None:
+    """Check that a module's code holds the numbers that a rewrite changes.
 
     Raises:
-        TypeError: traced code would not do all that the forward does.
-        Exception: whatever `torch.fx` says of code that it cannot trace, such as code that
-            branches on the values of its inputs.
+        ModelError: it does not.
     """
-    # A twin of its own: the user's module keeps its mode, and no forward of ours is in its way.
-    twin = copy.copy(module)
-    twin.__dict__.pop("forward", None)
-    twin.training = training
-    tracer = _Outermost()
-    twin.__class__ = _with_noted_factories(type(module), tracer)
-    held, chance = dict(twin.__dict__), random.getstate()
-    graph = tracer.trace(twin, dict(fixed))
-    if random.getstate() != chance:
-        random.setstate(chance)
-        raise TypeError("the forward draws random numbers, which would be drawn once and for all")
-    if any(held.get(key, held) is not value for key, value in twin.__dict__.items()):
-        raise TypeError("the forward writes to its module, which would happen once and for all")
-    for node in graph.nodes:
-        if node.op == "placeholder" and node.target.removesuffix("_1") in fixed:
-            node.target = node.target.removesuffix("_1")  # inputs keep their names
-    return graph
+    for edit in given.edits:
+        function = method_of(type(module), edit.method)
+        found = [] if function is None or edit.method in vars(module) else literals(function)
+        if edit.number >= len(found) or found[edit.number].value != edit.extent.size:
+            raise ModelError(
+                f"the code of {given.module or 'the model'} ({type(module).__name__}."
+                f"{edit.method}) is not the one that the supernet was made from: the number "
+                f"{edit.extent.size}, which follows an axis, is not where it was; use the same "
+                "code, or make the supernet again"
+            )
 
 
-def literals(node: fx.Node) -> Iterator[tuple[tuple[int | str, ...], int]]:
-    """Yield the whole numbers among a node's arguments, with the way to each."""
-    for index, value in enumerate(node.args):
-        yield from _inside(value, (index,))
-    for key, value in node.kwargs.items():
-        yield from _inside(value, (key,))
+def method_of(kind: type, name: str) -> FunctionType | None:
+    """Return the plain function behind a method of a module's class; None if there is none.
 
-
-class _Outermost(fx.Tracer):
-    """Traces one module's forward; its parts are called as they are."""
-
-    trace_asserts = True
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True
-
-
-class _Torch:
-    """The name `torch` in traced code: functions that make tensors become nodes."""
-
-    def __init__(self, tracer: fx.Tracer) -> None:
-        self._tracer = tracer
-
-    def __getattr__(self, name: str) -> Any:
-        return _noted(getattr(torch, name), self._tracer)
-
-
-def _noted(value: Any, tracer: fx.Tracer) -> Any:
-    """Return what traced code sees for a global name.
-
-    `torch.zeros(b, 64)` takes no proxy for `b`, and without one it would be run once and for all.
+    A decorated method is another function than its own code, and torch's methods are no one's own.
     """
-    if value is torch:
-        return _Torch(tracer)
-    if not any(value is factory for factory in FACTORIES):
-        return value
-    return lambda *args, **kwargs: tracer.create_proxy("call_function", value, args, kwargs)
+    found = inspect.getattr_static(kind, name, None)
+    if not isinstance(found, FunctionType) or hasattr(found, "__wrapped__"):
+        return None
+    return None if inspect.getattr_static(nn.Module, name, None) is found else found
 
 
-def _with_noted_factories(kind: type[nn.Module], tracer: fx.Tracer) -> type[nn.Module]:
-    """Return the class with a forward that notes the tensors which it makes."""
-    forward: Any = kind.forward
-    if not isinstance(forward, FunctionType) or hasattr(forward, "__wrapped__"):
-        raise TypeError("a decorated forward does more than its own code says")
-    names = {key: _noted(value, tracer) for key, value in forward.__globals__.items()}
-    again = FunctionType(
-        forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__
-    )
-    again.__kwdefaults__ = forward.__kwdefaults__
-    return type(kind.__name__, (kind,), {"forward": again})
+def literals(function: FunctionType) -> list[Literal]:
+    """Return the whole numbers in a function's own code, in the order of the code."""
+    found = []
+    for each in dis.get_instructions(function.__code__):
+        if each.opname in (CONSTANT, SMALL):
+            found += [Literal(value, each, way) for way, value in _inside(each.argval, ())]
+    return found
 
 
-def _inside(value: Any, path: tuple[int | str, ...]) -> Iterator[tuple[tuple[int | str, ...], int]]:
+def _inside(value: Any, way: tuple[int | str, ...]) -> Iterator[tuple[tuple[int | str, ...], int]]:
     if isinstance(value, int) and not isinstance(value, bool):
-        yield path, value
-    elif isinstance(value, (tuple, list)):
+        yield way, value
+    elif isinstance(value, tuple):
         for index, item in enumerate(value):
-            yield from _inside(item, (*path, index))
-    elif isinstance(value, slice):
-        yield from _inside(value.start, (*path, "start"))
-        yield from _inside(value.stop, (*path, "stop"))
+            yield from _inside(item, (*way, index))
+    elif isinstance(value, slice):  # a constant since Python 3.14
+        yield from _inside(value.start, (*way, "start"))
+        yield from _inside(value.stop, (*way, "stop"))
 
 
-def _replace(node: fx.Node, path: tuple[int | str, ...], number: int) -> None:
-    first, *rest = path
-    if isinstance(first, str):
-        node.update_kwarg(first, _put(node.kwargs[first], rest, number))
-    else:
-        node.update_arg(first, _put(node.args[first], rest, number))
+def _with_numbers(function: FunctionType, numbers: Mapping[int, int]) -> FunctionType:
+    """Return a function of the same code but for some of its numbers."""
+    found = literals(function)
+    loads: dict[int, tuple[dis.Instruction, Any]] = {}
+    for number, value in numbers.items():
+        literal = found[number]
+        offset = literal.instruction.offset
+        known = loads.get(offset, (literal.instruction, literal.instruction.argval))
+        loads[offset] = literal.instruction, _put(known[1], literal.way, value)
+    code = function.__code__
+    for instruction, constant in loads.values():
+        code = _loading(code, instruction, constant)
+    twin = FunctionType(
+        code, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    twin.__kwdefaults__ = function.__kwdefaults__
+    twin.__dict__.update(function.__dict__)
+    return twin
 
 
-def _put(value: Any, path: Sequence[int | str], number: int) -> Any:
-    if not path:
+def _loading(code: CodeType, instruction: dis.Instruction, constant: Any) -> CodeType:
+    """Return the code with another constant loaded by an instruction."""
+    place = len(code.co_consts)
+    high, low = divmod(place, 256)
+    raw = bytearray(code.co_code)
+    at = instruction.offset
+    wide = at >= 2 and raw[at - 2] == dis.opmap[WIDE]
+    if high and not wide:
+        raise ModelError(
+            f"{code.co_qualname} holds more than 256 constants, so that a number of its code "
+            "cannot be changed; split the method, or read sizes from tensors"
+        )
+    raw[at], raw[at + 1] = dis.opmap[CONSTANT], low
+    if wide:
+        raw[at - 1] = high
+    return code.replace(co_code=bytes(raw), co_consts=(*code.co_consts, constant))
+
+
+def _put(value: Any, way: Sequence[int | str], number: int) -> Any:
+    if not way:
         return number
-    key, rest = path[0], path[1:]
+    key, rest = way[0], way[1:]
     if isinstance(value, slice):
-        ends = {"start": value.start, "stop": value.stop}
-        ends[str(key)] = number
+        ends = {"start": value.start, "stop": value.stop, str(key): number}
         return slice(ends["start"], ends["stop"], value.step)
     items = list(value)
     items[int(key)] = _put(items[int(key)], rest, number)
-    return tuple(items) if isinstance(value, tuple) else items
-
-
-def _compiled(code: Code) -> Callable[..., Any]:
-    scope = {**code.names, **{k: importlib.import_module(m) for k, m in code.modules.items()}}
-    exec(compile(code.source, "<rewritten forward>", "exec"), scope)  # torch.fx wrote it
-    return scope["forward"]  # type: ignore[no-any-return]
+    return tuple(items)

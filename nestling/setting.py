@@ -9,6 +9,8 @@ weights, and loading them fails at once instead of giving another net in silence
 
 from __future__ import annotations
 
+import copyreg
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +24,10 @@ from nestling import extent as extents
 from nestling.extent import Along, Concat, Counts, Extent, Fixed, Product
 
 Pair: TypeAlias = tuple[Extent, Extent]
+
+MOST_WAYS = 10_000  # of cutting the axes of one group that are looked at
+MOST_STEPS = 200_000  # counts that are tried for them: about a second
+_COPIED = ("__deepcopy__", "__reduce_ex__", "__reduce__")  # what says how an object is copied
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +83,18 @@ class Axis(Protocol):
 def is_config(value: object) -> bool:
     """Return whether a value is a plain object with sizes, which is copied with the module.
 
-    Classes, functions and enumerations are not: there is one of each for the whole program.
+    Classes, functions and enumerations are not: there is one of each for the whole program. Nor is
+    what says itself how it is copied, such as a logger: its copy may be the very same object.
     """
     if isinstance(value, (type, ModuleType, FunctionType, MethodType, Enum, Tensor, nn.Module)):
         return False
-    ordinary = not hasattr(type(value), "__deepcopy__") and not hasattr(type(value), "__slots__")
-    return ordinary and hasattr(value, "__dict__")
+    kind: Any = type(value)
+    ordinary = (
+        all(getattr(kind, name, None) is getattr(object, name, None) for name in _COPIED)
+        and kind not in copyreg.dispatch_table
+        and not hasattr(kind, "__slots__")
+    )
+    return ordinary and hasattr(value, "__dict__") and vars(value).keys().isdisjoint(_COPIED)
 
 
 def holder_of(module: nn.Module, name: str) -> tuple[Any, str]:
@@ -101,13 +113,42 @@ def holder_of(module: nn.Module, name: str) -> tuple[Any, str]:
     return holder, last
 
 
-def apply(module: nn.Module, settings: Sequence[Setting], counts: Counts) -> None:
-    """Let the configs of a subnet, which are its own, tell its sizes wherever they can."""
+def own_holder_of(
+    module: nn.Module, model: nn.Module, path: str, name: str
+) -> tuple[Any, str] | None:
+    """Return `holder_of` a subnet's attribute; None where it is the model's own object.
+
+    A class can see to it that its copies are one object (in `__new__`, or by what it is given):
+    then the subnet shares it with the model, and nothing may be written there.
+
+    Args:
+        module: the subnet.
+        model: of which it is a copy.
+        path: of the module inside.
+        name: the way to the attribute from there.
+    """
+    holder, last = holder_of(module.get_submodule(path), name)
+    shared, _ = holder_of(model.get_submodule(path), name)
+    return None if holder is shared else (holder, last)
+
+
+def apply(
+    module: nn.Module, model: nn.Module, settings: Sequence[Setting], counts: Counts
+) -> None:
+    """Let the configs of a subnet that are its own tell its sizes wherever they can.
+
+    Args:
+        module: the subnet.
+        model: of which it is a copy.
+        settings: of the space.
+        counts: kept units by axis name.
+    """
     for setting in settings:
         if setting.holds(counts):
-            holder, name = holder_of(module.get_submodule(setting.module), setting.name)
-            value = extents.count(setting.extent, counts)
-            write(holder, name, value, index=setting.index, length=setting.length)
+            place = own_holder_of(module, model, setting.module, setting.name)
+            if place is not None:
+                value = extents.count(setting.extent, counts)
+                write(*place, value, index=setting.index, length=setting.length)
 
 
 def write(
@@ -156,6 +197,7 @@ def fitted(axes: Mapping[str, Axis], settings: Sequence[Setting], wanted: Counts
     """Return the counts nearest to others of which a config can tell the truth.
 
     Those within the wanted ones are preferred; axes for which no number stands are kept whole.
+    Where there are too many ways to look at, those near to the wanted counts are looked at first.
 
     Args:
         axes: all axes of the space.
@@ -167,21 +209,28 @@ def fitted(axes: Mapping[str, Axis], settings: Sequence[Setting], wanted: Counts
         names = set().union(*(setting.axes() for setting in group))
         most = {name: wanted.get(name, axes[name].size) for name in names}
 
-        ways = list(agreeing(axes, agree, names))
+        ways = list(itertools.islice(agreeing(axes, agree, names, near=most), MOST_WAYS))
+        ways.append({name: axes[name].size for name in names})  # it always agrees
         distances = [_distance(way, most) for way in ways]
         found |= ways[distances.index(min(distances))]
     return {name: found[name] for name in axes}
 
 
 def agreeing(
-    axes: Mapping[str, Axis], agree: Sequence[Pair], names: Collection[str]
+    axes: Mapping[str, Axis],
+    agree: Sequence[Pair],
+    names: Collection[str],
+    near: Counts | None = None,
 ) -> Iterator[dict[str, int]]:
-    """Yield all counts of some axes under which every pair agrees; the full ones always do.
+    """Yield the counts of some axes under which every pair agrees; the full ones always do.
+
+    It ends after `MOST_STEPS` counts were tried, for sums of many axes agree in too many ways.
 
     Args:
         axes: all axes of the space.
         agree: the pairs.
         names: the axes that they are about.
+        near: counts near to which the others are looked at first; the least ones without.
     """
     leader = _leaders(agree, names)
     options: dict[str, list[int]] = {}
@@ -195,18 +244,33 @@ def agreeing(
     pairs = {(extents.substitute(a, led), extents.substitute(b, led)) for a, b in agree}
     about = [(a, b, {*extents.axes_of(a), *extents.axes_of(b)}) for a, b in pairs if a != b]
 
-    def assign(place: int, counts: dict[str, int]) -> Iterator[dict[str, int]]:
-        if place == len(options):
-            yield {name: counts[leader[name]] for name in names}
-            return
-        name = list(options)[place]
-        for count in options[name]:
-            more = {**counts, name: count}
-            known = [(a, b) for a, b, axes in about if name in axes and axes <= more.keys()]
-            if all(extents.count(a, more) == extents.count(b, more) for a, b in known):
-                yield from assign(place + 1, more)
+    order = list(options)
+    if near is not None:
+        for name in order:
+            options[name].sort(key=_distance_to(near[name]))
+    # A pair is checked as soon as the last of its axes has a count.
+    checks: list[list[Pair]] = [[] for _ in order]
+    for one, other, among in about:
+        if among:
+            checks[max(map(order.index, among))].append((one, other))
 
-    yield from assign(0, {})
+    counts: dict[str, int] = {}
+    tried = [iter(options[name]) for name in order[:1]]
+    for _ in range(MOST_STEPS):
+        if not tried:
+            return
+        place = len(tried) - 1
+        count = next(tried[-1], None)
+        if count is None:
+            tried.pop()
+            continue
+        counts[order[place]] = count
+        if any(extents.count(a, counts) != extents.count(b, counts) for a, b in checks[place]):
+            continue
+        if place + 1 == len(order):
+            yield {name: counts[leader[name]] for name in names}
+        else:
+            tried.append(iter(options[order[place + 1]]))
 
 
 def shown(extent: Extent) -> str:
@@ -239,6 +303,10 @@ def _leaders(agree: Sequence[Pair], names: Collection[str]) -> dict[str, str]:
             old, new = leader[other.axis], leader[one.axis]
             leader = {name: new if led == old else led for name, led in leader.items()}
     return leader
+
+
+def _distance_to(wanted: int) -> Callable[[int], float]:
+    return lambda count: abs(math.log(count / wanted))
 
 
 def _distance(way: Counts, most: Counts) -> tuple[bool, float]:

@@ -442,11 +442,12 @@ class Space:
         It allows the counts that all of them allow.
 
         Raises:
-            SpecError: an unknown axis, or axes of different sizes.
+            SpecError: an unknown axis, or axes of different sizes, or of kinds that do not mix.
         """
         for name in names:
             if name not in self.axes:
                 raise SpecError(f"cannot tie {name!r}: {_unknown_axis(self, name)}")
+        self._check_kinds(names)
         first = names[0]
         sizes = {name: self.axes[name].size for name in names}
         if len(set(sizes.values())) > 1:
@@ -466,7 +467,12 @@ class Space:
         """Return the space in which axes became other ones, or are made up of several others.
 
         An axis that others become allows the counts that all of them allow.
+
+        Raises:
+            SpecError: axes of kinds that do not mix.
         """
+        for name, extent in tie.items():
+            self._check_kinds([name, *extents.axes_of(extent)])
         axes = {name: axis for name, axis in self.axes.items() if name not in tie}
         for name, extent in tie.items():
             if isinstance(extent, Along):
@@ -474,6 +480,19 @@ class Space:
                 common = tuple(n for n in other.counts if n in self.axes[name].counts)
                 axes[extent.axis] = replace(other, counts=common)
         return replace(self, axes=axes)._substituted(lambda at: tie.get(at.axis, at))
+
+    def _check_kinds(self, names: Sequence[str]) -> None:
+        """Raise `SpecError` where units that have an order of their own meet those of others.
+
+        Layers are left out from the last one on; channels in the order of their worth.
+        """
+        kinds = {name: self.axes[name].kind for name in names}
+        if len(set(kinds.values())) > 1 and any(self.axes[name].ordered for name in names):
+            listed = ", ".join(f"{name!r} is {kind}" for name, kind in kinds.items())
+            raise SpecError(
+                f"an axis of kind {' or '.join(ORDERED)} can only be tied to axes of its own kind, "
+                f"but {listed}; tie each kind by itself"
+            )
 
     def _substituted(self, change: Any) -> Space:
         def apply(items: tuple[Extent, ...]) -> tuple[Extent, ...]:

@@ -26,7 +26,7 @@ from nestling.errors import ModelError, SpecError, UncalibratedWarning
 from nestling.extent import Counts
 from nestling.passage import passed_by
 from nestling.rewrite import rewrite
-from nestling.setting import apply, holder_of, is_config
+from nestling.setting import apply, holder_of, is_config, own_holder_of
 from nestling.skeleton import copy_attributes, copy_skeleton
 from nestling.spec import Attribute, Space
 from nestling.tether import GatherTether, SharedGradient, Tether, tether
@@ -184,7 +184,7 @@ def build(
     """
     full = all(counts.get(name, axis.size) == axis.size for name, axis in space.axes.items())
     tie = Binding(dict(counts), order, full)
-    memo: dict[int, Any] = {id(t): t for t in _loose_tensors(model)}
+    memo: dict[int, Any] = {id(t): t for t in loose_tensors(model)}
     absent = space.absent(counts)
     with torch.inference_mode(False):
         for name, parameter in model.named_parameters():
@@ -202,15 +202,14 @@ def build(
             memo[id(block)] = passed_by(block, passed.passage, copy_attributes(block, memo))
         subnet = copy_skeleton(model, memo)
     present = (_where_present(attribute, model, absent) for attribute in space.attributes)
-    set_attributes(subnet, [a for a in present if a is not None], counts)
-    apply(subnet, space.settings, counts)
+    set_attributes(subnet, model, [a for a in present if a is not None], counts)
+    apply(subnet, model, space.settings, counts)
     if not full:
         for module in subnet.modules():
             module.__dict__.pop(_BUILDER, None)  # it would build the full net
         for given in space.rewrites:
             if not absent(given.module):
-                path = given.module
-                rewrite(subnet.get_submodule(path), model.get_submodule(path), given, counts)
+                rewrite(subnet.get_submodule(given.module), given, counts)
     _attach(subnet, tie, functools.partial(space.config_conflicts, counts))
     return subnet
 
@@ -236,10 +235,22 @@ def _where_present(
     return None
 
 
-def set_attributes(module: nn.Module, attributes: Iterable[Attribute], counts: Counts) -> None:
-    """Set the size attributes of a module and its submodules to what a spec leaves."""
+def set_attributes(
+    module: nn.Module, model: nn.Module, attributes: Iterable[Attribute], counts: Counts
+) -> None:
+    """Set the size attributes of a subnet and its modules to what a spec leaves.
+
+    Args:
+        module: the subnet.
+        model: of which it is a copy; what the two share is left as it is.
+        attributes: that stay.
+        counts: kept units by axis name.
+    """
     for attribute in attributes:
-        holder, name = holder_of(module.get_submodule(attribute.module), attribute.name)
+        place = own_holder_of(module, model, attribute.module, attribute.name)
+        if place is None:
+            continue
+        holder, name = place
         value = extents.count(attribute.extent, counts)
         if attribute.index is None:
             if getattr(holder, name) != value:
@@ -279,7 +290,7 @@ def rebind(subnet: nn.Module, model: nn.Module, space: Space, private: frozenset
         for link in tie.parameters.values():
             link.move()
         shared = dict(model.named_buffers(remove_duplicate=False))
-        tie.private, tie.buffers = {}, {}
+        tie.private = {}
         for path, module in subnet.named_modules():
             for key, buffer in module._buffers.items():
                 name = f"{path}.{key}" if path else key
@@ -287,6 +298,9 @@ def rebind(subnet: nn.Module, model: nn.Module, space: Space, private: frozenset
                     continue
                 if name in private and not tie.full:
                     tie.private[name] = module._buffers[key] = _like(buffer, shared[name])
+                elif name in tie.buffers:  # the same object, which the hooks hold
+                    tie.buffers[name].source = shared[name]
+                    tie.buffers[name].move()
                 elif name in space.layouts:  # the first of several names
                     cut = Cut.of(space.layouts[name], tie.counts)
                     own = _own_buffer(tie, name, shared[name], cut, name in private)
@@ -539,16 +553,6 @@ def _drop_own_hooks(module: nn.Module) -> None:
     saving = module._state_dict_pre_hooks
     for key in [key for key, hook in saving.items() if isinstance(hook, Hook)]:
         del saving[key]
-
-
-def _loose_tensors(model: nn.Module) -> list[Tensor]:
-    """Return the tensors that modules hold as plain attributes: constants, shared by all."""
-    return [
-        value
-        for module in model.modules()
-        for value in vars(module).values()
-        if isinstance(value, Tensor)
-    ]
 
 
 def _nothing(module: nn.Module) -> None:

@@ -6,7 +6,7 @@ import json
 import weakref
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -311,7 +311,8 @@ class Supernet:
         assert tie is not None
         given, buffers = dict(packed.named_parameters()), dict(packed.named_buffers())
         expected = {**dict(subnet.named_parameters()), **tie.private}
-        _check_shapes(expected, {**given, **buffers})
+        known = expected.keys() | dict(subnet.named_buffers()).keys()
+        _check_shapes(expected, {**given, **buffers}, known)
         with torch.no_grad():
             for name, link in tie.parameters.items():
                 shared = self._gradients[name].parameter
@@ -439,7 +440,13 @@ def _checked_order(space: Space, name: str, order: Sequence[int]) -> tuple[int, 
     return units
 
 
-def _check_shapes(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+def _check_shapes(
+    expected: Mapping[str, Tensor], given: Mapping[str, Tensor], known: Collection[str]
+) -> None:
+    """Raise `SpecError` unless a module holds the expected tensors, and none that is unknown.
+
+    One that is unknown would be dropped: the tuned weights of a block that the spec leaves out.
+    """
     for name, tensor in expected.items():
         if name not in given or given[name].shape != tensor.shape:
             got = tuple(given[name].shape) if name in given else "missing"
@@ -447,6 +454,13 @@ def _check_shapes(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -
                 f"the module is no packed copy of this spec: {name!r} must have the shape "
                 f"{tuple(tensor.shape)}, but is {got}; absorb it under the spec it was packed from"
             )
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise SpecError(
+            f"the module is no packed copy of this spec: it holds {unknown[0]!r} and "
+            f"{len(unknown) - 1} more tensors that the subnet has not; absorb it under the spec it "
+            "was packed from"
+        )
 
 
 def _identity(orders: Mapping[str, tuple[int, ...]]) -> int:

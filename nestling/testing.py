@@ -6,14 +6,16 @@ changes the net that it is given.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import itertools
+import math
 import random
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,7 @@ from nestling.search.request import Found, Search
 from nestling.spec import Space, Spec
 from nestling.subnet import binding
 from nestling.supernet import Supernet
-from nestling.training import Interrupted
-from nestling.training import Run
+from nestling.training import Interrupted, Run
 from nestling.units import loose_axes
 from nestling.weights import cloned, tensors_of
 
@@ -50,8 +51,8 @@ __all__ = [
     "check_isolation",
     "check_masked",
     "check_order",
-    "check_search",
     "check_ranker",
+    "check_search",
     "check_supernet",
     "some_specs",
 ]
@@ -227,8 +228,9 @@ def _check_kept(net: Supernet, found: Mapping[str, Sequence[int]], train: Iterab
     assert dict(loaded.net.orders) == expected, "the orders are others after save and load"
     for name in ("full", "least"):
         one, other = (tensors_of(each.module(name)) for each in (menu, loaded))
+        assert one.keys() == other.keys(), f"{name!r} has other tensors after save and load"
         same = all(torch.equal(one[key], other[key]) for key in one)
-        assert one.keys() == other.keys() and same, f"{name!r} is another net after save and load"
+        assert same, f"{name!r} is another net after save and load"
 
 
 def some_specs(space: Space, seed: int = 0, count: int = 3) -> list[Spec]:

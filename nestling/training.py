@@ -234,9 +234,7 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """Return what a resumed run must have been started with, as JSON values."""
         space = self.net.space
-        shape = [
-            (axis.name, axis.counts, self._start[axis.name]) for axis in space.axes.values()
-        ]
+        shape = [(axis.name, axis.counts, self._start[axis.name]) for axis in space.axes.values()]
         return _plain(
             {
                 "model": type(self.net.model).__name__,
@@ -277,7 +275,7 @@ class Run:
             self.net.reorder(
                 {name: [now[name].index(unit) for unit in order] for name, order in orders.items()}
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FileError(f"{self.checkpoint} holds no valid orders: {error}") from error
 
     def calibration(self) -> Iterable[Any]:

@@ -1,51 +1,54 @@
 """Rewriting: find the literal numbers in a module's own code that follow the axes.
 
-When no attribute helps, the code itself holds a size. The forward of the module that first goes
-wrong is traced with its parts left whole (`nestling.rewrite`), the traced code is run once in the
-place of the real one, and each literal is matched with a size that the op behind it was given. The
-proof decides.
+When no attribute helps, the code itself holds a size. The model is run once more to see which call
+of the module's own code every op comes from; each number inside such a call is matched with a size
+that the ops were given there, and a number elsewhere in the method (`heads = 8`) with a size of its
+value. The proof decides.
 """
 
 from __future__ import annotations
 
-import inspect
-import itertools
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from types import CodeType, FunctionType
+from typing import Any, TypeAlias
 
-from torch import fx, nn
-from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nestling.axes.repair import first_wrong, repaired
-from nestling.axes.tracer import Tracer, run, trace
+from nestling.axes.tracer import run
 from nestling.axes.trials import Trials
 from nestling.extent import Concat, Counts, Extent, axes_of
-from nestling.rewrite import Edit, Rewrite, literals, traced
+from nestling.rewrite import Edit, Literal, Rewrite, literals, method_of
 from nestling.spec import Space
+
+Span: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
+"""Where an expression begins and ends in the source: (line, column) both."""
 
 
 @dataclass(frozen=True)
 class Noted:
-    """A size that an op of a node was given."""
+    """A size that an op was given."""
 
     value: int
     extent: Extent
 
 
 def rewritten(trials: Trials, space: Space, counts: Counts) -> Space | None:
-    """Return the space with the rewritten forwards that make a cut work; None if none do."""
+    """Return the space with the rewritten methods that make a cut work; None if none do."""
     expected = trials.calls(space, counts)
     while True:
         far, where = first_wrong(trials, space, counts, expected)
         better = None
         for path in dict.fromkeys((where, where.rpartition(".")[0])):
-            found = _rewrite(trials, space, path)
-            if found is None:
-                continue
-            trial = replace(space, rewrites=(*space.rewrites, found))
-            if first_wrong(trials, trial, counts, expected)[0] > far:
-                better = _with_note(trial, trials.model, path)
+            for found in _rewrites(trials, space, path):
+                trial = replace(space, rewrites=(*space.rewrites, found))
+                if first_wrong(trials, trial, counts, expected)[0] > far:
+                    better = _with_note(trial, trials.model, path)
+                    break
+            if better is not None:
                 break
         if better is None:
             return None
@@ -64,134 +67,140 @@ def _with_note(space: Space, model: nn.Module, path: str) -> Space:
     return replace(space, notes=(*space.notes, note))
 
 
-def _rewrite(trials: Trials, space: Space, path: str) -> Rewrite | None:
-    """Return a module's literals that follow axes; None if its code cannot be traced."""
+def _rewrites(trials: Trials, space: Space, path: str) -> Iterator[Rewrite]:
+    """Yield what may follow axes in a module's code: what calls were given, then all that fits."""
     module = trials.model.get_submodule(path)
     if any(given.module == path for given in space.rewrites):
-        return None
-    given = _first_call(trials, module)
-    if given is None:
-        return None
-    fixed = {k: v for k, v in given.items() if v is None or isinstance(v, (bool, str))}
-    try:
-        graph, other = traced(module, False, fixed), traced(module, True, fixed)
-        events = _events(trials, module, path, graph)
-    except Exception:  # noqa: BLE001  (the user's code is traced here)
-        return None
-    if [*map(_form, graph.nodes)] != [*map(_form, other.nodes)]:
-        return None  # in training it is another code
-    own = [pair for pair in trials.discovery.sizes if pair[0].module == path]
-    if [value for _, value in events] != [size.value for size, _ in own]:
-        return None
-    noted: dict[str, list[Noted]] = {}
-    for (node, value), (_, extent) in zip(events, own, strict=True):
-        noted.setdefault(node, []).append(Noted(value, trials.current(extent)))
-    edits = [e for node in graph.nodes for e in _edits(node, noted.get(node.name, []))]
-    return Rewrite(path, tuple(fixed.items()), tuple(edits)) if edits else None
+        return
+    methods = {
+        name: function
+        for name in dir(type(module))
+        if name not in vars(module) and (function := method_of(type(module), name)) is not None
+    }
+    callers = _Callers(module, methods)
+    run(trials.model, trials.args, trials.kwargs, callers)
+    sites: dict[tuple[str, int], list[Noted]] = {}
+    for size, extent in trials.discovery.sizes:
+        if size.module == path and size.op in callers.sites:
+            noted = Noted(size.value, trials.current(extent))
+            sites.setdefault(callers.sites[size.op], []).append(noted)
+    exact = [
+        edit for name, function in methods.items() for edit in _in_calls(name, function, sites)
+    ]
+    if exact:
+        yield Rewrite(path, tuple(exact))
+    sizes = [noted for each in sites.values() for noted in each]
+    loose = [e for name, function in methods.items() for e in _anywhere(name, function, sizes)]
+    taken = {(edit.method, edit.number) for edit in exact}
+    more = [edit for edit in loose if (edit.method, edit.number) not in taken]
+    if more:
+        yield Rewrite(path, (*exact, *more))
 
 
-def _form(node: fx.Node) -> Any:
-    return node.op, str(node.target), node.name, tuple(literals(node))
+class _Callers(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes for every op of a run which call of a module's own methods it comes from.
+
+    Attributes:
+        sites: number of the op to method and instruction.
+    """
+
+    def __init__(self, module: nn.Module, methods: Mapping[str, FunctionType]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.module = module
+        self.names = {function.__code__: name for name, function in methods.items()}
+        self.ops = 0
+        self.sites: dict[int, tuple[str, int]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run the op, and note the innermost frame of the module's own code."""
+        frame = sys._getframe(1)
+        while frame is not None:
+            name = self.names.get(frame.f_code)
+            if name is not None and self._is_own(frame):
+                self.sites[self.ops] = name, frame.f_lasti
+                break
+            frame = frame.f_back  # type: ignore[assignment]
+        self.ops += 1
+        return func(*args, **(kwargs or {}))
+
+    def _is_own(self, frame: Any) -> bool:
+        names = frame.f_code.co_varnames
+        return bool(names) and frame.f_locals.get(names[0]) is self.module
 
 
-def _first_call(trials: Trials, module: nn.Module) -> Mapping[str, Any] | None:
-    """Return a module's inputs by name, as it is given them in the first call."""
-    calls: list[Mapping[str, Any]] = []
-    signature = inspect.signature(module.forward)
-
-    def look(_: nn.Module, args: Any, kwargs: Any) -> None:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        calls.append(dict(bound.arguments))
-
-    handle = module.register_forward_pre_hook(look, with_kwargs=True)
-    try:
-        run(trials.model, trials.args, trials.kwargs, None)
-    finally:
-        handle.remove()
-    return calls[0] if calls else None
-
-
-def _events(trials: Trials, module: nn.Module, path: str, graph: fx.Graph) -> list[tuple[str, int]]:
-    """Run a module's traced code in its place: the sizes that its nodes gave to ops, in order."""
-    events: list[tuple[str, int]] = []
-    signature = inspect.signature(module.forward)
-    places = [str(node.target) for node in graph.nodes if node.op == "placeholder"]
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        given = [bound.arguments[place] for place in places]
-        return _Observer(fx.GraphModule(module, graph), path, events).run(*given)
-
-    module.__dict__["forward"] = forward
-    try:
-        trace(trials.model, trials.args, trials.kwargs)
-    finally:
-        del module.__dict__["forward"]
-    return events
+def _in_calls(
+    name: str, function: FunctionType, sites: Mapping[tuple[str, int], Sequence[Noted]]
+) -> Iterator[Edit]:
+    """Yield the numbers that stand inside calls and are sizes that the ops were given there."""
+    code = function.__code__
+    spans = {at: span for method, at in sites if method == name and (span := _span(code, at))}
+    inside: dict[int, list[tuple[int, Literal]]] = {}
+    for number, literal in enumerate(literals(function)):
+        own = _span(code, literal.instruction.offset)
+        around = [at for at, span in spans.items() if own is not None and _holds(span, own)]
+        if around:
+            nearest = min(around, key=lambda at: _length(spans[at]))
+            inside.setdefault(nearest, []).append((number, literal))
+    for at, numbers in inside.items():
+        for number, extent in _matched(numbers, sites[name, at]):
+            if any(axes_of(extent)):
+                yield Edit(name, number, extent)
 
 
-class _Observer(fx.Interpreter):
-    """Runs a graph and notes the sizes that each node gave to its ops."""
+def _matched(
+    numbers: Sequence[tuple[int, Literal]], noted: Sequence[Noted]
+) -> Iterator[tuple[int, Extent]]:
+    """Match numbers with sizes of their value, both from the last: shapes end in literals.
 
-    def __init__(self, graph: fx.GraphModule, path: str, events: list[tuple[str, int]]) -> None:
-        super().__init__(graph)
-        self.path = path
-        self.events = events
-
-    def run_node(self, n: fx.Node) -> Any:
-        mode = _get_current_dispatch_mode()
-        sizes = mode.trace.sizes if isinstance(mode, Tracer) else []
-        before = len(sizes)
-        result = super().run_node(n)
-        own = (size for size in sizes[before:] if size.module == self.path)
-        self.events.extend((n.name, size.value) for size in own)
-        return result
-
-
-def _edits(node: fx.Node, noted: Sequence[Noted]) -> Iterator[Edit]:
-    """Yield the literals of a node that follow axes."""
-    places = list(literals(node))
-    pairs = _by_position(node, noted) or _by_value(places, noted)
-    for path, value in places:
-        extent = pairs.get(path)
-        if extent is not None and extent.size == value and any(axes_of(extent)):
-            yield Edit(node.name, path, extent)
-
-
-def _by_position(node: fx.Node, noted: Sequence[Noted]) -> dict[tuple[int | str, ...], Extent]:
-    """Match a shape, dimension by dimension, where the op was given just as many sizes."""
-    entries: list[tuple[tuple[int | str, ...], Any]] = []
-    for index, value in enumerate(node.args):
-        if isinstance(value, (tuple, list)):
-            entries += [((index, place), item) for place, item in enumerate(value)]
-        elif isinstance(value, (int, fx.Node)):
-            entries.append(((index,), value))
-    if not len(noted) <= len(entries) <= len(noted) + 1:  # perhaps the tensor itself stands first
-        return {}
-    pairs = list(zip(entries[-len(noted) :], noted, strict=True)) if noted else []
-    if any(isinstance(item, int) and item not in (-1, each.value) for (_, item), each in pairs):
-        return {}
-    return {path: each.extent for (path, _), each in pairs}
-
-
-def _by_value(
-    places: Sequence[tuple[tuple[int | str, ...], int]], noted: Sequence[Noted]
-) -> dict[tuple[int | str, ...], Extent]:
-    """Match each literal with the first size of its value; the end of a slice with two of them."""
+    The end of a slice is where it begins and how long it is together.
+    """
     left = list(noted)
-    found: dict[tuple[int | str, ...], Extent] = {}
-    for path, value in places:
-        if path[-1] == "stop":
-            for length, low in itertools.pairwise(noted):
-                if length.value + low.value == value:
-                    parts = (low.extent, length.extent)
-                    found[path] = Concat(parts) if low.value else length.extent
-                    break
-            continue
-        match = next((each for each in left if each.value == value), None)
-        if match is not None:
-            left.remove(match)
-            found[path] = match.extent
-    return found
+    for number, literal in reversed(numbers):
+        at = next((i for i in reversed(range(len(left))) if left[i].value == literal.value), None)
+        ends = _end_of_slice(literal.value, noted)
+        if ends is not None and literal.value > 0:
+            yield number, ends
+        elif at is not None:
+            yield number, left[at].extent
+            del left[at:]
+
+
+def _end_of_slice(value: int, noted: Sequence[Noted]) -> Extent | None:
+    """Return what the end of a slice is; a slice notes how long it is and where it begins."""
+    if len(noted) != 2 or noted[0].value + noted[1].value != value:
+        return None
+    length, low = noted
+    return Concat((low.extent, length.extent)) if low.value else length.extent
+
+
+def _anywhere(name: str, function: FunctionType, sizes: Sequence[Noted]) -> Iterator[Edit]:
+    """Yield the numbers of a method that are the value of one elastic size and of no other."""
+    meanings: dict[int, set[Extent]] = {}
+    for noted in sizes:
+        if any(axes_of(noted.extent)):
+            meanings.setdefault(noted.value, set()).add(noted.extent)
+    for number, literal in enumerate(literals(function)):
+        found = meanings.get(literal.value, set())
+        if len(found) == 1:
+            yield Edit(name, number, *found)
+
+
+def _span(code: CodeType, offset: int) -> Span | None:
+    """Return where the expression of an instruction stands; None where Python does not know."""
+    for index, (line, last, column, end) in enumerate(code.co_positions()):
+        if index == offset // 2:
+            if None in (line, last, column, end):
+                return None
+            return (line, column), (last, end)  # type: ignore[return-value]
+    return None
+
+
+def _holds(outer: Span, inner: Span) -> bool:
+    return outer[0] <= inner[0] and inner[1] <= outer[1]
+
+
+def _length(span: Span) -> tuple[int, int]:
+    """Return how long an expression is, in lines and columns."""
+    return span[1][0] - span[0][0], span[1][1] - span[0][1]

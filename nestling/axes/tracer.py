@@ -37,6 +37,7 @@ class SizeArgument:
     module: str
     value: int
     expression: Expression
+    op: int
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Trace:
     present: bool = False
 
     def __post_init__(self) -> None:
-        self._steps: dict[str, tuple[tuple[int, int], ...]] = {}  # (size, stride) by parameter
+        self._held: dict[int, list[tuple[str, Tensor]]] = {}  # the parameters in each storage
         # Weak: a strong reference to an activation changes use counts and with them the ops run.
         self._expressions: Any = WeakTensorKeyDictionary()
         self._doubts: Any = WeakTensorKeyDictionary()
@@ -140,7 +141,7 @@ class Trace:
 
     def size(self, value: int, expression: Expression) -> None:
         """Note a size that the code passed to the op."""
-        self.sizes.append(SizeArgument(self.module, int(value), expression))
+        self.sizes.append(SizeArgument(self.module, int(value), expression, len(self.names)))
 
     def produce(self, expression: Expression, kind: str) -> None:
         """Note that the running module makes the units of an expression."""
@@ -151,17 +152,21 @@ class Trace:
 
         A view's dimension is that dimension of the parameter over whose entries it steps.
         """
-        name = self.weights.get(_storage(weight), "")
-        for dim in dims:
-            first, size = weight.stride(dim), weight.shape[dim]
-            for own, (length, stride) in enumerate(self._steps.get(name, ())):
-                if size > 1 and length > 1 and stride < first * size and first < stride * length:
-                    self.producers[name, own] = None
+        for name, parameter in self._held.get(_storage(weight), ()):
+            inside = weight.storage_offset() - parameter.storage_offset()
+            if not 0 <= inside < parameter.numel():
+                continue  # weights of one layer may share their storage
+            pairs = list(enumerate(zip(parameter.shape, parameter.stride(), strict=True)))
+            for dim in dims:
+                size, step = weight.shape[dim], weight.stride(dim)
+                for own, (length, stride) in pairs:
+                    if size > 1 and length > 1 and stride < step * size and step < stride * length:
+                        self.producers[name, own] = None
 
     def hold(self, name: str, parameter: Tensor) -> None:
         """Note a parameter of the model, so that views of it are known."""
         self.weights[_storage(parameter)] = name
-        self._steps[name] = tuple(zip(parameter.shape, parameter.stride(), strict=True))
+        self._held.setdefault(_storage(parameter), []).append((name, parameter))
 
     def work(self, expressions: Sequence[Expression]) -> None:
         """Note multiply-accumulates: the product of the expressions' sizes."""

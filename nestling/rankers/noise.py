@@ -18,7 +18,7 @@ large just where little holds them, which is what the ranking wants.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,7 +59,8 @@ class Gains(nn.Module):
         self.register_buffer("squares", torch.zeros(sum(self.sizes), device=device))
         self.register_buffer("steps", torch.zeros((), device=device))
         if scaled:
-            self.alpha.register_post_accumulate_grad_hook(lambda _: self._scale())
+            hold: Any = self.alpha.register_post_accumulate_grad_hook
+            hold(lambda _: self._scale())
 
     def _scale(self) -> None:
         """Bring the gradient of the gains to one size, as RMSprop does."""
@@ -71,6 +72,10 @@ class Gains(nn.Module):
             still = mean == 0
             gradient.mul_(SIZE).div_(mean.sqrt().masked_fill(still, 1.0))
 
+    def parts(self) -> Sequence[Tensor]:
+        """Return the gains of each place."""
+        return torch.split(self.alpha, self.sizes)
+
     def noised(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the weights that make units with fresh noise on them.
 
@@ -81,7 +86,7 @@ class Gains(nn.Module):
             weights: by name; gradients reach them and the gains, never the noise.
         """
         found: dict[str, Tensor] = {}
-        for place, gains in zip(self.places, self.alpha.split(self.sizes), strict=True):
+        for place, gains in zip(self.places, self.parts(), strict=True):
             weight = weights[place.parameter]
             noise = torch.randn_like(weight) * weight.detach().std(correction=0)
             before = found.get(place.parameter, weight)
@@ -95,7 +100,7 @@ class Gains(nn.Module):
         either direction.
         """
         found: dict[str, list[Tensor]] = {}
-        for place, gains in zip(self.places, self.alpha.split(self.sizes), strict=True):
+        for place, gains in zip(self.places, self.parts(), strict=True):
             size = gains.detach().abs().double()
             if direction == "descending":
                 size = torch.where(size == 0, 2 * size.max(), size)

@@ -53,10 +53,9 @@ def _passed(space: Space, axis: str, norms: list[str]) -> list[Place]:
 def _norm_scales(net: Supernet) -> list[str]:
     """Return the names of the scales of all norm layers, each once."""
     found = {
-        id(module.weight)
+        id(weight)
         for module in net.model.modules()
-        if "norm" in type(module).__name__.lower()
-        and isinstance(getattr(module, "weight", None), Tensor)
-        and module.weight.dim() == 1
+        for weight in [module._parameters.get("weight")]
+        if "norm" in type(module).__name__.lower() and weight is not None and weight.dim() == 1
     }
     return [name for name, parameter in net.named_parameters() if id(parameter) in found]

@@ -39,9 +39,7 @@ def taylor(run: Run, *, batches: int = BATCHES) -> Mapping[str, Tensor]:
     return scored(run.net.space, lambda place: _of(totals, place))
 
 
-def added(
-    run: Run, number: int, measure: Callable[[Tensor, Tensor], Tensor]
-) -> dict[str, Tensor]:
+def added(run: Run, number: int, measure: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
     """Return the sum over batches of what a measure gives for each weight and its gradient.
 
     The full net is run as a copy in evaluation mode, so that neither its weights and gradients nor

@@ -17,6 +17,7 @@ from nestling.search.driver import conduct
 from nestling.search.evolution import evolution
 from nestling.search.greedy import greedy
 from nestling.search.path import path
+from nestling.search.pricing import measured_latency
 from nestling.search.progressive import progressive, reselected
 from nestling.search.request import (
     Choice,
@@ -49,6 +50,7 @@ __all__ = [
     "front",
     "greedy",
     "ladder",
+    "measured_latency",
     "names",
     "path",
     "progressive",

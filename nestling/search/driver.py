@@ -62,6 +62,8 @@ def conduct(
 ) -> list[Found]:
     """Run a search and return what it finds; the weights of the net are left as they were.
 
+    Fine-tuning changes them for the time of the search, so that menus made before it refuse to run.
+
     Args:
         search: a search that has not begun, such as `progressive(net.space)`.
         net: the supernet whose space is searched.

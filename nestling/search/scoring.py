@@ -15,7 +15,7 @@ differences.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -216,7 +216,7 @@ def _check_repeatable(held_out: Iterable[Any]) -> None:
         DataError: it is not, or there is none.
     """
     check_rereadable(held_out)
-    first, again = (_first(held_out) for _ in range(2))
+    first, again = (_first(held_out, seed) for seed in range(2))
     if len(first) != len(again) or not all(map(torch.equal, first, again)):
         raise DataError(
             "candidates are compared on the same held-out examples, but held_out= yields others "
@@ -224,9 +224,8 @@ def _check_repeatable(held_out: Iterable[Any]) -> None:
         )
 
 
-def _first(held_out: Iterable[Any]) -> list[Tensor]:
-    found: Iterator[Any] = iter(held_out)
-    try:
-        return tensors_in(batches.pair(next(found)))
-    except StopIteration:
-        raise DataError("scoring needs at least one batch, but the data yields none") from None
+def _first(held_out: Iterable[Any], seed: int) -> list[Tensor]:
+    with closing(fixed_passes(held_out, seed)) as data:
+        for batch in data:
+            return tensors_in(batches.pair(batch))
+    raise DataError("scoring needs at least one batch, but the data yields none")

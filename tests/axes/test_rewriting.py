@@ -2,8 +2,12 @@
 
 import copy
 import functools
+import gc
 import json
 import random
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from types import MethodType
 
 import pytest
 import torch
@@ -12,7 +16,7 @@ from torch.nn import functional as F
 
 import nestling
 from nestling import testing
-from nestling.errors import ModelError
+from nestling.errors import FileError, ModelError
 from nestling.header import space_from_json, space_to_json
 
 
@@ -139,10 +143,14 @@ def test_copies_and_compiled_subnets_compute_the_same():
     subnet = net.subnet({name: axis.counts[0] for name, axis in net.space.axes.items()}).eval()
     expected = subnet(SEQUENCE)
     packed = nestling.pack(subnet)
-    for twin in (packed, copy.deepcopy(packed), torch.compile(packed, backend="eager")):
+    for twin in (
+        packed,
+        copy.deepcopy(packed),
+        torch.compile(packed, backend="aot_eager", fullgraph=True),
+    ):
         torch.testing.assert_close(twin(SEQUENCE), expected)
     assert type(packed.layers[0]) is Attention
-    assert packed.layers[0].forward.module is packed.layers[0], "a copy runs the original's weights"
+    assert packed.layers[0].forward.module() is packed.layers[0], "a copy runs other weights"
     with torch.no_grad():
         packed.layers[0].out.weight.zero_()
     assert not torch.equal(packed(SEQUENCE), expected)
@@ -180,16 +188,71 @@ def test_another_code_than_when_it_was_proven_is_refused():
         net.subnet({"second": 8})
 
 
-def test_an_input_that_was_none_must_stay_none():
+def test_inputs_states_and_modes_stay_those_of_the_code():
+    """Nothing is traced: other inputs and modes have the effect that they always had."""
     net = nestling.Supernet(Encoder(), SEQUENCE)
     subnet = net.subnet({name: axis.counts[0] for name, axis in net.space.axes.items()}).eval()
     layer = subnet.layers[0]
     x = torch.randn(2, 5, layer.qkv.in_features)
-    layer(x, mask=None, causal=False)
-    with pytest.raises(AssertionError, match="mask has been specialized"):
-        layer(x, mask=torch.zeros(5, 5))
-    with pytest.raises(AssertionError, match="causal has been specialized"):
-        layer(x, causal=True)
+    plain = layer(x, mask=None, causal=False)
+    assert torch.equal(layer(x, mask=torch.zeros(5, 5)), plain)
+    assert not torch.equal(layer(x, mask=torch.rand(5, 5)), plain)
+
+
+def test_threads_that_make_subnets_disturb_no_other():
+    net = nestling.Supernet(Encoder(), SEQUENCE)
+    other = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    spec = {name: axis.counts[0] for name, axis in net.space.axes.items()}
+    call = nn.Module.__call__
+    with ThreadPoolExecutor(3) as pool:
+        made = [pool.submit(net.subnet, spec) for _ in range(20)]
+        ran = [pool.submit(other, torch.zeros(1, 4)) for _ in range(200)]
+        outputs = [future.result().eval()(SEQUENCE) for future in made]
+        assert all(future.result().shape == (1, 4) for future in ran)
+    assert all(torch.equal(output, outputs[0]) for output in outputs)
+    assert nn.Module.__call__ is call
+
+
+def test_a_subnet_goes_when_nothing_holds_it():
+    net = nestling.Supernet(LeNet(), torch.randn(2, 1, 28, 28))
+    subnet = net.subnet({"second": 8})
+    gone = weakref.ref(subnet)
+    gc.collect()
+    gc.disable()
+    try:
+        del subnet
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_packed_subnet_is_exported(strict):
+    net = nestling.Supernet(LeNet(), torch.randn(2, 1, 28, 28))
+    packed = nestling.pack(net.subnet({"second": 8})).eval()
+    x = torch.randn(2, 1, 28, 28)
+    exported = torch.export.export(packed, (x,), strict=strict).module()
+    torch.testing.assert_close(exported(x), packed(x))
+
+
+def test_a_file_keeps_them_and_refuses_other_code(tmp_path):
+    x = torch.randn(2, 1, 28, 28)
+    net = nestling.Supernet(LeNet(), x)
+    data = [(x, torch.zeros(2).long())]
+    menu = nestling.make_menu(net, [{"second": 8}], data, calibrate=data, measure=False)
+    path = menu.save(tmp_path / "net.nest")
+    name = menu.entries[0].name
+    loaded = nestling.load(path, model=LeNet())
+    torch.testing.assert_close(loaded.subnet(name)(x), menu.module(name)(x))
+
+    class Changed(LeNet):
+        def forward(self, x):
+            x = F.max_pool2d(F.relu(self.norm(self.first(x))), 2)
+            x = F.max_pool2d(F.relu(self.second(x)), 2).flatten(1)
+            return self.last(self.drop(F.relu(self.hidden(x))))
+
+    with pytest.raises(FileError, match="is not the one that the supernet was made from"):
+        nestling.load(path, model=Changed())
 
 
 def scaled(forward):
@@ -205,13 +268,16 @@ decorated = scaled(Attention.forward)
 
 def writes(self, x):
     self.last = x.shape
-    return Attention.forward(self, x)
+    self.seen = [*getattr(self, "seen", ()), x.shape[-1]][-3:]
+    mixed = self.split(self.qkv(x)).prod(0).transpose(1, 2)
+    return self.out(mixed.reshape(x.shape[0], x.shape[1], 32))
 
 
 def draws(self, x):
-    if self.training and random.random() < 0.5:
+    if self.training and random.random() + torch.rand(1).item() < 0.5:
         return x
-    return self.out(self.qkv(x).view(x.shape[0], -1, 3, 8, 4)[:, :, 0].reshape(-1, x.shape[1], 32))
+    y = self.qkv(x).view(x.shape[0], -1, 3, 8, 4)[:, :, 0]
+    return self.out(y.reshape(-1, x.shape[1], 32))
 
 
 def branches(self, x):
@@ -220,15 +286,65 @@ def branches(self, x):
     return self.out(scale * y.reshape(-1, x.shape[1], 32))
 
 
-@pytest.mark.parametrize("forward", [decorated, writes, draws, branches])
-def test_code_that_cannot_be_traced_faithfully_is_left_alone(forward):
-    """Then the axes are frozen, with the reason; what remains is right."""
+def named(self, x):
+    heads, size = 8, 4
+    y = self.qkv(x).unflatten(-1, (3, heads, size))[:, :, 0]
+    return self.out(y.flatten(2))
+
+
+def sliced(self, x):
+    q, k, v = self.qkv(x)[..., :32], self.qkv(x)[..., 32:64], self.qkv(x)[..., 64:]
+    return self.out(torch.tanh(q) * k + v)
+
+
+def parted(self, x):
+    q, k, v = self.qkv(x).split(32, dim=-1)
+    q, k, v = (part.reshape(len(x), -1, 8, 4).transpose(1, 2) for part in (q, k, v))
+    mixed = F.scaled_dot_product_attention(q, k, v)
+    return self.out(mixed.transpose(1, 2).reshape(len(x), -1, 32))
+
+
+@pytest.mark.parametrize("forward", [writes, draws, branches, named, sliced])
+def test_code_of_every_kind_keeps_doing_what_it_does(forward):
     state = random.getstate()
     net = nestling.Supernet(encoded(forward), SEQUENCE)
-    assert not net.space.rewrites
-    assert any("the code needs the full size" in row.reason for row in net.space.frozen)
     assert random.getstate() == state
+    assert net.space.rewrites
+    assert net.space.elastic_share() > 0.99
+    testing.check_full(net, SEQUENCE)
+    testing.check_order(net, SEQUENCE)
+    testing.check_masked(net, SEQUENCE)
+
+
+def test_random_choices_of_training_stay_random():
+    net = nestling.Supernet(encoded(draws), SEQUENCE)
+    subnet = net.subnet({name: axis.counts[0] for name, axis in net.space.axes.items()}).train()
+    found = {tuple(subnet(SEQUENCE).flatten().tolist()) for _ in range(30)}
+    assert len(found) > 1
+
+
+@pytest.mark.parametrize("forward", [decorated, parted])
+def test_code_that_is_out_of_reach_is_left_alone(forward):
+    """Numbers in other functions: then axes are frozen, with the reason; what remains is right."""
+    net = nestling.Supernet(encoded(forward), SEQUENCE)
+    assert any("the code needs the full size" in row.reason for row in net.space.frozen)
     testing.check_supernet(net, SEQUENCE)
+
+
+def test_a_module_with_a_forward_of_its_own():
+    model = Encoder(layers=1)
+    own = model.layers[0]
+    own.forward = MethodType(lambda self, x: 2 * Attention.forward(self, x), own)
+    net = nestling.Supernet(model, SEQUENCE)
+    assert "forward" in vars(model.layers[0])
+    testing.check_supernet(net, SEQUENCE)
+
+
+def test_a_packed_subnet_is_a_model_again():
+    net = nestling.Supernet(LeNet(), torch.randn(2, 1, 28, 28))
+    packed = nestling.pack(net.subnet({"second": 8}))
+    again = nestling.Supernet(packed, torch.randn(2, 1, 28, 28))
+    testing.check_supernet(again, torch.randn(2, 1, 28, 28))
 
 
 def test_a_module_that_is_called_twice():

@@ -107,7 +107,7 @@ def _couple(
         for weight, dim, expression in rows:
             if expression is not None and trace.knows(weight):
                 trace.unify(trace.of(weight)[dim], expression)
-        for weight in (*cell[:2], *cell[-1:] * projected):
+        for weight in (*cell[:2], *(cell[-1:] if projected else ())):
             trace.make(weight, 0)
     if projected:  # `at::lstm` knows projections by the two sizes that differ
         trace.freeze(unit, "a projected LSTM must have more hidden units than it projects to")

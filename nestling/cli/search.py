@@ -1,0 +1,291 @@
+"""`nestling search`: look for better subnets of a net that was trained as a supernet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nestling.cli import terminal
+from nestling.cli.options import AsJson, ModelArgs, OwnModel, Threads, examples
+
+if TYPE_CHECKING:
+    from nestling.experiment import Prepared, Settings
+    from nestling.menu import Menu
+    from nestling.progress import Reporter
+    from nestling.search import Found
+    from nestling.search.request import CostOf, Search
+    from nestling.supernet import Supernet
+
+COSTS = ("macs", "params", "bytes", "latency")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verb."""
+    app.command(
+        epilog=examples(
+            "nestling search runs/first",
+            "nestling search runs/first --by greedy --cost latency --target 0.5 --target 0.25",
+            "nestling search runs/first --threshold 0.5 --resume",
+            "nestling search runs/first --by evolution --trials 500",
+        )
+    )(search)
+
+
+def search(
+    context: typer.Context,
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a finished run, or its .nest file.")
+    ],
+    by: Annotated[
+        str, typer.Option(help="Search: progressive, greedy, evolution or uniform.")
+    ] = "progressive",
+    cost: Annotated[
+        str, typer.Option(help="What to save: macs, params, bytes or latency.")
+    ] = "macs",
+    groups: Annotated[
+        int | None, typer.Option(min=1, help="Equal parts of an axis; one goes at a time.")
+    ] = None,
+    floor: Annotated[
+        float | None, typer.Option(help="Share of its units that every axis keeps.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Accuracy, 0 to 1, below which to fine-tune.")
+    ] = None,
+    target: Annotated[
+        list[float] | None, typer.Option(help="Share of the full cost to reach; repeatable.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Specs that evolution tries.")] = None,
+    points: Annotated[int, typer.Option(min=2, help="Most subnets that the menu offers.")] = 9,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random choices.")] = 0,
+    model: OwnModel = None,
+    arg: ModelArgs = None,
+    data_dir: Annotated[
+        str | None, typer.Option(help="Where data sets are. (default: that of the run)")
+    ] = None,
+    threads: Threads = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The new file. (default: RUN/SEARCH.nest)")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the search that was stopped.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Search a trained net for the subnets that keep the most accuracy; write them as a menu.
+
+    Every evaluation is a line of JSON in the log beside the new file. The held-out pictures are
+    those of the run; the test pictures are not looked at.
+    """
+    from nestling import experiment
+    from nestling.progress import Reporter
+
+    names = ("groups", "floor", "threshold", "target", "trials")
+    given = {name: context.params[name] for name in names if context.params[name] is not None}
+    file, settings = _run(run, data_dir)
+    out = out or file.parent / f"{by}.nest"
+    _check_out(out, resume)
+    reporter = Reporter()
+    with experiment.threads(threads or settings.threads), reporter:
+        ready, net = _opened(file, settings, model, arg, reporter)
+        search, price = _made(net, by, given, seed), _price(net, cost)
+        found = _found(
+            ready, net, search, price, out.with_suffix(".jsonl"), (seed, resume), reporter
+        )
+        menu = _menu(ready, net, found, points, {"search": by, "search seed": seed, "cost": cost})
+        menu.save(out)
+    reporter.say(f"written to {out}; every evaluation is in {out.with_suffix('.jsonl')}")
+    _show(menu, found, out, json)
+
+
+def _run(run: Path, data_dir: str | None) -> tuple[Path, Settings]:
+    """Return the model file of a run, and the settings that it was trained with."""
+    from dataclasses import replace
+
+    from nestling import container
+    from nestling.errors import FileError
+    from nestling.experiment import Settings
+
+    file = run / "model.nest" if run.is_dir() else run
+    config = file.parent / "config.json"
+    if not file.is_file() or not config.is_file():
+        missing = file if not file.is_file() else config
+        raise FileError(
+            f"a search needs the folder of a finished run, with model.nest and config.json, but "
+            f"there is no {missing}; make one with `nestling train`"
+        )
+    settings = Settings.from_config(container.read_json(config, cure="train anew"))
+    return file, settings if data_dir is None else replace(settings, data_dir=data_dir)
+
+
+def _check_out(out: Path, resume: bool) -> None:
+    from nestling.errors import FileError
+
+    log = out.with_suffix(".jsonl")
+    if out.exists():
+        raise FileError(
+            f"a search never overwrites anything, and {str(out)!r} exists; choose another file "
+            "with --out"
+        )
+    if log.exists() and not resume:
+        raise FileError(
+            f"a search was begun there ({log}); go on with --resume, or choose another file with "
+            "--out"
+        )
+    if resume and not log.exists():
+        raise FileError(f"there is no search to resume (no {log}); leave out --resume")
+
+
+def _opened(
+    file: Path, settings: Settings, own: str | None, args: list[str] | None, reporter: Reporter
+) -> tuple[Prepared, Supernet]:
+    """Return the data of a run, and its trained net."""
+    from nestling import experiment, modelfile, target
+    from nestling.cli.options import opened
+    from nestling.errors import ModelError
+
+    ready = experiment.prepare(settings, reporter)
+    header = modelfile.describe(file)
+    if own is None and "class" in header["model"]:
+        made = target.make(settings.model, settings.model_args)
+        from nestling.menu import Menu
+
+        net = Menu.load(file, made).net
+    else:
+        net = opened(file, own, args).menu.net
+    if any(parameter.requires_grad for parameter in net.parameters()) is False:
+        for parameter in net.parameters():
+            parameter.requires_grad_(True)
+    if settings.method == "individual":
+        raise ModelError(
+            "a search needs nested weights, and the method 'individual' trains each net on its "
+            "own; train with another --method"
+        )
+    return ready, net.to(experiment.choose_device(settings.device))
+
+
+def _made(net: Supernet, by: str, given: dict[str, Any], seed: int) -> Search:
+    """Return the search, with those of the options that were given."""
+    import inspect
+
+    from nestling import search as searches
+    from nestling.errors import ModelError
+
+    make = searches.find(by)
+    if by == "path":
+        raise ModelError(
+            "the search 'path' needs the widths that a ranker has recorded, which a file does not "
+            "hold; choose progressive, greedy, evolution or uniform"
+        )
+    known = inspect.signature(make).parameters
+    if "target" in given:
+        given["targets" if "targets" in known else "fractions"] = tuple(given.pop("target"))
+    for name in given:
+        if name not in known:
+            flag = "target" if name in ("targets", "fractions") else name
+            raise ModelError(f"the search {by!r} takes no --{flag}; leave it out")
+    return make(net.space, **given, **({"seed": seed} if "seed" in known else {}))
+
+
+def _price(net: Supernet, cost: str) -> CostOf:
+    from nestling import search as searches
+    from nestling.errors import ModelError, did_you_mean
+
+    if cost not in COSTS:
+        raise ModelError(
+            f"unknown cost {cost!r}{did_you_mean(cost, COSTS)}; the costs are {', '.join(COSTS)}"
+        )
+    if cost == "latency":
+        return searches.measured_latency(net)
+    price: CostOf = getattr(net.space, cost)
+    return price
+
+
+def _found(
+    ready: Prepared,
+    net: Supernet,
+    search: Search,
+    price: CostOf,
+    log: Path,
+    how: tuple[int, bool],
+    reporter: Reporter,
+) -> list[Found]:
+    from nestling.search import Scorer, Tuner, conduct
+
+    precision = ready.settings.precision
+    score = Scorer(net, ready.held_out, calibrate=ready.train, precision=precision)
+    tune = Tuner(net, ready.train, score, precision=precision)
+    seed, resume = how
+    return conduct(
+        search,
+        net,
+        score=score,
+        tune=tune,
+        cost=price,
+        log=log,
+        resume=resume,
+        seed=seed,
+        reporter=reporter,
+    )
+
+
+def _menu(
+    ready: Prepared, net: Supernet, found: list[Found], points: int, facts: dict[str, Any]
+) -> Menu:
+    """Return a menu of the Pareto front, thinned to so many points at even distances in MACs."""
+    from dataclasses import replace
+
+    from nestling.menu import make_menu
+    from nestling.search import front
+
+    space, dataset = net.space, ready.dataset
+    kept = [each.spec for each in front(found, space.macs)]
+    if len(kept) > points:
+        low, high = space.macs(kept[-1]), space.macs(kept[0])
+        wanted = [low + (high - low) * place / (points - 1) for place in range(points)]
+        near = (min(kept, key=lambda spec: abs(space.macs(spec) - macs)) for macs in wanted)
+        kept = list(dict.fromkeys(near))
+    batches = list(ready.train.at(0))
+    menu = make_menu(net, kept, ready.held_out, calibrate=batches)
+    whole = {
+        "data": dataset.name,
+        "accuracy on": f"{ready.pictures} held-out training pictures, which also chose the subnets",
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+        "classes": list(dataset.classes),
+    }
+    return replace(menu, facts={**facts, **whole})
+
+
+def _show(menu: Menu, found: list[Found], out: Path, json: bool) -> None:
+    from nestling import report
+
+    if not json:
+        terminal.put_page(report.page_of(menu, str(out), key=menu.key(1)))
+        terminal.put("\naccuracy: on the held-out pictures that chose the subnets")
+        return
+    space = menu.net.space
+    terminal.put_json(
+        {
+            "model": str(out),
+            "log": str(out.with_suffix(".jsonl")),
+            "found": [
+                {"spec": dict(spec), "accuracy": accuracy, "macs": space.macs(spec)}
+                for spec, accuracy in found
+            ],
+            "menu": [
+                {
+                    "name": entry.name,
+                    "spec": dict(entry.spec),
+                    "macs": entry.macs,
+                    "params": entry.params,
+                    "bytes": entry.bytes,
+                    "accuracy": entry.accuracy,
+                    "offered": entry.offered,
+                    "reason": entry.reason,
+                }
+                for entry in menu
+            ],
+        }
+    )
