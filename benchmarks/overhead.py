@@ -128,7 +128,7 @@ def train_step(seconds: float) -> dict[str, list[dict[str, Any]]]:
     net = supernet()
     images, labels = torch.randn(64, 3, 224, 224), torch.randint(1000, (64,))
     rows = []
-    for kind in ("auto", "float32"):
+    for kind in ("auto", "float32-channels-last"):
         precise = choose(kind, torch.device("cpu"), net.model)
         net.to(memory_format=precise.memory_format)
         pictures = images.to(memory_format=precise.memory_format)
@@ -158,7 +158,7 @@ def joint_step(seconds: float) -> dict[str, list[dict[str, Any]]]:
     """A sandwich step of ResNet-20 at batch 128 against its four passes as stand-alone nets."""
     rows = []
     labels = torch.randint(10, (128,))
-    for kind in ("auto", "float32"):
+    for kind in ("auto", "float32-channels-last"):
         net = nestling.Supernet(nestling.models.resnet20(), torch.randn(1, 3, 32, 32))
         precise = choose(kind, torch.device("cpu"), net.model)
         net.to(memory_format=precise.memory_format)

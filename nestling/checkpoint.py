@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from nestling import container
 from nestling.errors import FileError, ModelError
+from nestling.weights import fill, misfit, tensors_of
 
 VERSION = 1
 
@@ -223,3 +224,45 @@ def _random(
         if name.startswith(prefix)
     }
     return RandomState(tensors, header["random"][moment])
+
+
+def refuse_other(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: Path | None) -> None:
+    """Check that a checkpoint was made with these settings; name those that differ."""
+    different = [
+        f"{key}={theirs.get(key)!r:.200} (now {ours.get(key)!r:.200})"
+        for key in dict.fromkeys([*theirs, *ours])
+        if theirs.get(key) != ours.get(key)
+    ]
+    if different:
+        raise FileError(
+            f"{path} was made with {', '.join(different)}; resume with the same settings, or start "
+            "with another checkpoint="
+        )
+
+
+def load_into(module: nn.Module, weights: Mapping[str, Tensor], path: Path | None) -> None:
+    """Fill a module from a checkpoint; nothing is changed unless all of it fits."""
+    problem = misfit(module, weights)
+    own = tensors_of(module)
+    if not problem and any(own[name].dtype != tensor.dtype for name, tensor in weights.items()):
+        problem = "its numbers are of another dtype"
+    if problem:
+        raise FileError(f"{path} holds the weights of another model: {problem}")
+    fill(module, weights)
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, state: Mapping[str, Any], path: Path | None
+) -> None:
+    """Fill an optimiser of the same settings; JSON has made lists of tuples."""
+    groups = [
+        {
+            key: tuple(value) if isinstance(own.get(key), tuple) else value
+            for key, value in group.items()
+        }
+        for own, group in zip(optimizer.param_groups, state["param_groups"], strict=False)
+    ]
+    try:
+        optimizer.load_state_dict({**state, "param_groups": groups})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise FileError(f"{path} holds the state of another optimiser: {error}") from error

@@ -60,7 +60,7 @@ def proven_space(
             if name in space.axes:
                 prover.let_go(name)
                 space = space.without(name, Frozen("", 0, 0, "", "", f"freeze={pattern!r}"))
-    for group in tie:
+    for group in [tie] if isinstance(tie, str) else tie:
         space = _tied(space, prover, _group(space, group), step)
     space = _without_single(space, prover, step)
     space = _without_single(prover.prove(space), prover, step)
@@ -97,10 +97,11 @@ def _group(space: Space, group: str | Sequence[str]) -> list[str]:
         alike = [axis for axis in space.axes if fnmatch.fnmatchcase(axis, name)]
         found += [name] if name in space.axes or not alike else alike
     found = list(dict.fromkeys(found))
-    if isinstance(group, str) and len(found) < 2:
+    if len(found) < 2 and (not found or found[0] in space.axes):
         raise SpecError(
-            f"tie= takes groups of axis names, or patterns of them, but {group!r} is a single one; "
-            "write tie=[('first', 'second')] or tie=['layers.*.mlp']"
+            f"tie= takes groups of at least two axes, but {group!r} is of one axis, which there is "
+            "nothing to tie to; write tie=[('first', 'second')] or a pattern of several axes such "
+            "as tie='layers.*.mlp'"
         )
     return found
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
+import re
 from collections.abc import Iterable
+
+_FOLDED = re.compile(r"(\d+)(?:[-,]\d+)+")  # as a report writes the numbers of like layers
 
 
 class NestlingError(Exception):
@@ -37,6 +41,8 @@ class UncalibratedWarning(UserWarning):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the nearest known word, or an empty string.
 
+    A name as reports fold it, such as `blocks.0-3.mlp`, is unfolded.
+
     Args:
         word: what the user wrote.
         known: the words that would have been accepted.
@@ -45,5 +51,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         >>> did_you_mean("hiden", ["hidden", "depth"])
         "; did you mean 'hidden'?"
     """
-    near = difflib.get_close_matches(word, list(known), n=1)
+    words = list(known)
+    pattern = _FOLDED.sub("*", word)
+    if pattern != word and any(fnmatch.fnmatchcase(each, f"{pattern}*") for each in words):
+        one = _FOLDED.sub(r"\1", word)
+        return f"; the report folds like names into one: write {one} or the pattern {pattern}"
+    near = difflib.get_close_matches(word, words, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -46,7 +46,7 @@ class Settings:
         lr: peak learning rate.
         seed: of all random choices.
         device: "auto", "cpu", "cuda" ...
-        precision: "auto", "float32" or "bfloat16".
+        precision: "auto", "float32", "bfloat16" or "float32-channels-last".
         threads: of torch; 0 leaves its default.
         step: what the counts of the axes go in; 0 chooses hardware-friendly steps.
         held_out: training pictures that are kept aside for the accuracies; 0 chooses a share.

@@ -19,7 +19,7 @@ from nestling.objectives.sandwich import Loss
 from nestling.progress import Reporter
 from nestling.spec import Spec
 from nestling.subnet import binding
-from nestling.supernet import Supernet
+from nestling.supernet import Supernet, check_supernet
 from nestling.timing import check_narrow, narrowing_of
 from nestling.training import MakeOptimizer, Run
 
@@ -58,8 +58,10 @@ def fit(
         metric: mean score of a batch, larger is better; top-1 accuracy by default.
         optimizer: a function from parameters to a torch optimiser; SGD with momentum by default.
             Its learning rate is the peak of a warmed-up cosine schedule.
-        precision: "auto" trains in bf16 with channels-last pictures where the device is faster so;
-            "float32" and "bfloat16" force it.
+        precision: "auto" trains in bf16 with channels-last pictures where the device is faster so
+            and the model takes them, as its first batch shows. "float32" is plain float32;
+            "bfloat16" and "float32-channels-last" use channels-last pictures where the model takes
+            them. The weights of a training that succeeds keep that layout.
         narrow: seconds for measuring which counts are worth having on this device, see
             `make_menu`; 0 takes what the method proposes. Nets that were trained alone stay.
         checkpoint: file in which the state is saved after every epoch and on Ctrl-C or SIGTERM; one
@@ -80,6 +82,7 @@ def fit(
         >>> menu = nestling.fit(net, train, val, epochs=20)
         >>> menu.save("model.nest")
     """
+    check_supernet(net, "fit")
     check_narrow(narrow)
     recipe = methods.find(method)
     methods.check_options(method, recipe, options)
@@ -101,13 +104,17 @@ def fit(
             reporter=reporter,
             settings={"method": method, "options": options},
         )
-        if resume:
-            run.resume()
-        with reporter:
-            reporter.say(f"training in {run.precise} on {run.device}")
-            modules = recipe(run, **options)
-        menu = _made(run, modules, val, metric=metric, narrow=narrow)
-        menu = _measured(menu, reporter)
+        try:
+            if resume:
+                run.resume()
+            with reporter:
+                reporter.say(f"training in {run.precise} on {run.device}")
+                modules = recipe(run, **options)
+            menu = _made(run, modules, val, metric=metric, narrow=narrow)
+            menu = _measured(menu, reporter)
+        except BaseException:
+            run.put_layout_back()
+            raise
     finally:
         before.restore()
     facts: dict[str, Any] = {

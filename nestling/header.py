@@ -246,6 +246,9 @@ def _setting(row: Any, axes: Mapping[str, Axis]) -> Setting:
     module, way, index, extent, agree, length = row
     place = None if index is None else number(index)
     pairs = tuple((_extent(one, axes), _extent(other, axes)) for one, other in items(agree))
+    for one, other in pairs:
+        if one.size != other.size:
+            raise ValueError(f"{_short(way)} would have to be {one.size} and {other.size} at once")
     words = text(way).split(".")
     if not 2 <= len(words) <= WORDS or not all(map(_is_plain, words)):
         raise ValueError(f"not the name of a number of a config: {_short(way)}")

@@ -24,7 +24,7 @@ from nestling.offers import settle_offers
 from nestling.profile import Key, Profile, this_key
 from nestling.spec import Spec
 from nestling.subnet import binding
-from nestling.supernet import Supernet
+from nestling.supernet import Supernet, check_supernet
 from nestling.timing import (
     NARROWING_SECONDS,
     check_batch,
@@ -297,6 +297,7 @@ def make_menu(
         >>> specs = [net.space.spec(fraction=f) for f in (1.0, 0.5, 0.25)]
         >>> menu = nestling.make_menu(net, specs, val, calibrate=train)
     """
+    check_supernet(net, "make_menu")
     named = _named(net, specs)
     if net.private and calibrate is None and len(named) > 1:
         raise ModelError(

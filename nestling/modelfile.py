@@ -8,6 +8,7 @@ in it is executed; every number is bounded and checked before anything is alloca
 from __future__ import annotations
 
 import contextlib
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from nestling import container, rewrite
 from nestling.construction import copied
@@ -38,7 +40,8 @@ from nestling.setting import Setting, holder_of
 from nestling.signature import Signature
 from nestling.spec import Attribute, Space, Spec
 from nestling.supernet import Supernet
-from nestling.weights import fill, is_channels_last, lay_out, misfit, tensors_of
+from nestling.surroundings import undisturbed
+from nestling.weights import duplicate, fill, is_channels_last, lay_out, misfit, tensors_of
 
 VERSION = 1
 MOST_ENTRIES = 1_000
@@ -98,6 +101,8 @@ def read(path: str | Path, model: nn.Module | None = None) -> Contents:
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         space, rows, signature = _check_header(header, shapes)
         weights = _part(tensors, "weights/")
+        if model is not None:
+            model = _materialized(model, signature)
         module = _module(header, path, model, space, weights)
         fill(module, weights)
         if header["channels_last"] is True:
@@ -298,7 +303,15 @@ def _module(
             f"{path} does not fit the model: {problem}; make the model with the class and the "
             "arguments that it was trained with"
         )
-    _check_space(module, space)
+    try:
+        _check_space(module, space)
+    except (ValueError, AttributeError) as error:
+        if model is None or isinstance(error, FileError):
+            raise
+        raise FileError(
+            f"{path} does not fit the model that model= gives, which is built with other sizes or "
+            f"of another class: {error}; make it with the arguments that it was trained with"
+        ) from error
     if model is None:
         with torch.random.fork_rng(devices=[]):
             return build(maker["name"], maker["arguments"])
@@ -306,6 +319,29 @@ def _module(
         return copied(model)
     except NestlingError as error:
         raise FileError(f"model= is copied, so that it stays as it is, but {error}") from error
+
+
+def _materialized(model: nn.Module, signature: Signature) -> nn.Module:
+    """Return the model, or a copy that has run once where layers of it are lazy.
+
+    Raises:
+        FileError: such a copy does not run on made-up inputs.
+    """
+    if not isinstance(model, nn.Module) or not any(map(is_lazy, model.parameters())):
+        return model
+    try:
+        with undisturbed(model), torch.no_grad():
+            copy = duplicate(model)
+            args, kwargs = signature.example(2, torch.device("cpu"))
+            copy.eval()(*args, **kwargs)
+    except Exception as error:
+        raise FileError(
+            f"model= has lazy layers, whose sizes the first run makes, but it fails on made-up "
+            f"inputs: {error!s:.300}; run it once yourself before it is given"
+        ) from error
+    for module, given in zip(copy.modules(), model.modules(), strict=True):
+        module.training = given.training
+    return copy
 
 
 def _check_space(module: nn.Module, space: Space) -> None:
@@ -318,7 +354,8 @@ def _check_space(module: nn.Module, space: Space) -> None:
         value = _attribute_value(module.get_submodule(attribute.module), attribute)
         if type(value) is not int or value != attribute.extent.size:
             where = f"{attribute.module}.{attribute.name}".lstrip(".")
-            raise ValueError(f"{where} is no size of {attribute.extent.size}")
+            size = attribute.extent.size
+            raise ValueError(f"{where} is {value!r:.80}, where the file has {size}")
     for block in space.blocks:
         module.get_submodule(block.module)  # an error if there is none
     for given in space.rewrites:
@@ -326,15 +363,32 @@ def _check_space(module: nn.Module, space: Space) -> None:
             rewrite.check(module.get_submodule(given.module), given)
         except ModelError as error:
             raise ValueError(str(error)) from error
+    _check_settings(module, space)
+
+
+def _check_settings(module: nn.Module, space: Space) -> None:
+    """Check that settings stand for numbers that the module's configs hold, and are as large.
+
+    What a class defines (methods, properties) is no number of a config, and writing it would run or
+    hide the class's code. A config may leave it to the class what a size is (None): then it is one
+    that tensors have, or a number of layers.
+    """
+    dims = [extent.size for layout in space.layouts.values() for extent in layout.extents]
+    largest = max(*dims, sum(1 for _ in module.modules()), 0)
     for setting in space.settings:
-        value = _attribute_value(module.get_submodule(setting.module), setting)
+        owner = module.get_submodule(setting.module)
+        holder, key = holder_of(owner, setting.name)
+        size, where = setting.extent.size, f"{setting.module}.{setting.name}".lstrip(".")
+        default = inspect.getattr_static(type(holder), key, None)
+        if key not in vars(holder) or callable(default) or hasattr(type(default), "__get__"):
+            raise ValueError(f"{where} is no number of a config")
+        value = _attribute_value(owner, setting)
         if setting.length:
-            value = len(value) if isinstance(value, (tuple, list)) else value
-        # A config may leave it to the class (None) what a size is.
-        fits = type(value) is int and value == setting.extent.size
-        if not fits and (value is not None or setting.index is not None):
-            where = f"{setting.module}.{setting.name}".lstrip(".")
-            raise ValueError(f"{where} is {value!r:.40}, not {setting.extent.size}")
+            value = len(value) if isinstance(value, (tuple, list)) else None
+        derived = vars(holder)[key] is None and setting.index is None and not setting.length
+        fits = size <= largest if derived else type(value) is int and value == size
+        if not fits:
+            raise ValueError(f"{where} is {value!r:.40}, not {size}")
 
 
 def _attribute_value(owner: nn.Module, attribute: Attribute | Setting) -> object:

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import nn
 
+from nestling.errors import ModelError
+
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
 
 
@@ -23,6 +25,23 @@ def default_optimizer(model: nn.Module) -> torch.optim.Optimizer:
     groups = [{"params": decayed, "weight_decay": 5e-4}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.SGD(
         [group for group in groups if group["params"]], lr=0.1, momentum=0.9, nesterov=True
+    )
+
+
+def check_maker(optimizer: object) -> None:
+    """Check that `optimizer=` makes an optimiser, or is None.
+
+    Raises:
+        ModelError: it is an optimiser itself, or no function.
+    """
+    ready = isinstance(optimizer, torch.optim.Optimizer)
+    if optimizer is None or (callable(optimizer) and not ready):
+        return
+    kind = type(optimizer).__name__ if ready else "SGD"
+    got = f"a ready {kind}" if ready else f"{optimizer!r:.80}"
+    raise ModelError(
+        f"optimizer= is a function from parameters to a torch optimiser, but got {got}; every "
+        f"stage makes its own: optimizer=lambda p: torch.optim.{kind}(p, lr=0.01)"
     )
 
 

@@ -132,9 +132,7 @@ def own_holder_of(
     return None if holder is shared else (holder, last)
 
 
-def apply(
-    module: nn.Module, model: nn.Module, settings: Sequence[Setting], counts: Counts
-) -> None:
+def apply(module: nn.Module, model: nn.Module, settings: Sequence[Setting], counts: Counts) -> None:
     """Let the configs of a subnet that are its own tell its sizes wherever they can.
 
     Args:

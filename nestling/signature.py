@@ -21,6 +21,26 @@ DTYPES = (
 )
 
 
+def made_up(
+    shape: Sequence[int], dtype: torch.dtype, name: str = "", *, ones: bool = False
+) -> Tensor:
+    """Return an input: random numbers, or whole numbers that are all zero, or all one for a mask.
+
+    Args:
+        shape: of the input.
+        dtype: of the input.
+        name: its keyword; one that contains "mask" is a mask, which shall hide nothing.
+        ones: whether it is known to be a mask.
+
+    Example:
+        >>> made_up((1, 2), torch.int64, "attention_mask")
+        tensor([[1, 1]])
+    """
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    return torch.full(shape, int(ones or "mask" in name.lower()), dtype=dtype)
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """Shape and dtype of one input, as it was given.
@@ -36,13 +56,10 @@ class TensorSpec:
     dtype: str
     ones: bool = False
 
-    def example(self, shape: Sequence[int], device: torch.device) -> Tensor:
-        """Return an input of this dtype: random numbers, or all zeros or ones for integers."""
+    def example(self, shape: Sequence[int], device: torch.device, name: str = "") -> Tensor:
+        """Return an input of this dtype, see `made_up`."""
         dtype = getattr(torch, self.dtype)
-        if dtype.is_floating_point:
-            generator = torch.Generator().manual_seed(0)
-            return torch.randn(shape, generator=generator).to(device, dtype)
-        return torch.full(shape, int(self.ones), dtype=dtype, device=device)
+        return made_up(shape, dtype, name, ones=self.ones).to(device)
 
 
 @dataclass(frozen=True)
@@ -78,12 +95,12 @@ class Signature:
                 "only, or do without (measure=False)"
             )
 
-        def made(spec: TensorSpec) -> Tensor:
+        def made(spec: TensorSpec, name: str = "") -> Tensor:
             shape = (batch, *spec.shape[1:]) if self._has_batch(spec) else spec.shape
-            return spec.example(shape, device)
+            return spec.example(shape, device, name)
 
         positional = [made(spec) for spec in self.args if spec is not None]
-        return positional, {name: made(spec) for name, spec in self.kwargs if spec is not None}
+        return positional, {name: made(spec, name) for name, spec in self.kwargs if spec is not None}
 
     def __str__(self) -> str:
         parts = [self._shown(spec) for spec in self.args]

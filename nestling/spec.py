@@ -8,6 +8,7 @@ is saved in a file and read back without running the model.
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -128,10 +129,12 @@ class Spec(Mapping[str, int]):
 
     Args:
         space: the space that the spec is of.
-        counts: axis name to kept units; an axis that is not named keeps all of its units.
+        counts: axis name, or pattern of names, to kept units; an axis that is not named keeps all
+            of its units. A name rules over a pattern.
 
     Raises:
-        SpecError: an unknown axis, or a count that the axis does not allow.
+        SpecError: an unknown axis, a pattern that matches none, two patterns that differ on an
+            axis, or a count that an axis does not allow.
 
     Example:
         >>> spec = nestling.Spec(net.space, {"layer1": 8})
@@ -150,6 +153,8 @@ class Spec(Mapping[str, int]):
                 f"a spec is made from a mapping of axis names to counts, but got {counts!r}; "
                 "for a share use space.spec(fraction=...) or space.spec(width=...)"
             )
+        if not counts.keys() <= space.axes.keys():
+            counts = _by_name(space, counts)
         for name, value in counts.items():
             _check_count(space, name, value)
         full = {name: int(counts.get(name, axis.size)) for name, axis in space.axes.items()}
@@ -222,7 +227,8 @@ class Space:
         """Return a spec: from counts, from a share of the full net's MACs, or of one uniform width.
 
         Args:
-            counts: axis name to kept units; axes that are not named keep all.
+            counts: axis name, or pattern such as `"blocks.*.heads"`, to kept units; axes that are
+                not named keep all.
             fraction: the widest uniform spec that costs at most this share of the full net's MACs.
             width: every axis keeps this share of its units, to the nearest allowed count.
 
@@ -544,6 +550,26 @@ def _unknown_axis(space: Space, name: str) -> str:
     near = did_you_mean(str(name), space.axes)
     listed = ", ".join(list(space.axes)[:8]) + (" ..." if len(space.axes) > 8 else "")
     return f"unknown axis {name!r}{near}; the axes are {listed}"
+
+
+def _by_name(space: Space, counts: Mapping[str, int]) -> dict[str, int]:
+    """Return counts by axis name alone: each pattern stands for all axes that it matches."""
+    found = {name: count for name, count in counts.items() if name in space.axes}
+    named, told = set(found), dict.fromkeys(found, "")
+    for pattern, count in counts.items():
+        if pattern in named:
+            continue
+        alike = [axis for axis in space.axes if fnmatch.fnmatchcase(axis, str(pattern))]
+        if not alike:
+            raise SpecError(_unknown_axis(space, pattern))
+        for axis in alike:
+            if axis not in named and found.setdefault(axis, count) != count:
+                raise SpecError(
+                    f"the patterns {told[axis]!r} and {pattern!r} give axis {axis!r} different "
+                    f"counts, {found[axis]} and {count}; name the axis itself"
+                )
+            told.setdefault(axis, pattern)
+    return found
 
 
 def _check_count(space: Space, name: str, value: object) -> None:

@@ -59,7 +59,7 @@ _ORDER = "nestling_order"  # what a packed copy remembers
 _BUILDER = "nestling_builder"  # what a net of `models` remembers
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Binding:
     """What ties a live subnet to its supernet.
 
@@ -72,7 +72,7 @@ class Binding:
         private: name to buffer, for every buffer that is the subnet's own.
         measured: whether the norm statistics are known to be the subnet's own.
         versions: of the private buffers while they are mere slices; 0 where missing.
-        refusal: why the subnet must not run any more; empty if it may.
+        refusal: why the subnet must not run any more, nor be made again; empty if it may.
     """
 
     counts: Counts
@@ -184,6 +184,9 @@ def build(
     """
     full = all(counts.get(name, axis.size) == axis.size for name, axis in space.axes.items())
     tie = Binding(dict(counts), order, full)
+    again = functools.partial(
+        build, model, space, counts, private=private, gradients=gradients, order=order
+    )
     memo: dict[int, Any] = {id(t): t for t in loose_tensors(model)}
     absent = space.absent(counts)
     with torch.inference_mode(False):
@@ -210,7 +213,7 @@ def build(
         for given in space.rewrites:
             if not absent(given.module):
                 rewrite(subnet.get_submodule(given.module), given, counts)
-    _attach(subnet, tie, functools.partial(space.config_conflicts, counts))
+    _attach(subnet, tie, again, functools.partial(space.config_conflicts, counts))
     return subnet
 
 
@@ -326,14 +329,13 @@ def expect_calibration(subnet: nn.Module) -> None:
     tie = binding(subnet)
     if tie is None or tie.calibrated:
         return
-    hooks = subnet._forward_pre_hooks
 
     def look(module: nn.Module) -> None:
         calibrated = tie.calibrated
         if not calibrated and module.training:
             tie.measured = any(m.training for m in module.modules() if keeps_statistics(m))
             return
-        hooks.pop(key, None)
+        module._forward_pre_hooks.pop(key, None)  # no closure over it, which would be a cycle
         if not calibrated:
             warnings.warn(
                 "this subnet is evaluated with norm statistics that are slices of the full net's; "
@@ -370,7 +372,12 @@ def _own_buffer(tie: Binding, name: str, buffer: Tensor, cut: Cut, private: bool
     return own
 
 
-def _attach(subnet: nn.Module, tie: Binding, conflicts: Callable[[], list[str]]) -> None:
+def _attach(
+    subnet: nn.Module,
+    tie: Binding,
+    again: Callable[[], nn.Module],
+    conflicts: Callable[[], list[str]],
+) -> None:
     reference = weakref.ref(subnet)
     state = subnet.__dict__
     state["_nestling"] = tie
@@ -379,8 +386,7 @@ def _attach(subnet: nn.Module, tie: Binding, conflicts: Callable[[], list[str]])
     state["__deepcopy__"] = functools.partial(_deepcopy, reference)
     state["__reduce_ex__"] = functools.partial(_reduce, reference)
     if callable(getattr(type(subnet), _SAVE, None)):
-        # Not a weak one: `net.subnet(spec).save_pretrained(path)` holds nothing else.
-        state[_SAVE] = functools.partial(_save, subnet, conflicts)
+        state[_SAVE] = _Saver(reference, tie, again, conflicts)
     state[_REDUCER] = _NoReducer()
     parts: dict[str, dict[str, GatherTether]] = {}
     for name, gather in tie.gathers():
@@ -520,18 +526,64 @@ def _reduce(subnet: weakref.ref[nn.Module], protocol: int) -> Any:
     return pack(_alive(subnet)).__reduce_ex__(protocol)
 
 
-def _save(subnet: nn.Module, conflicts: Callable[[], list[str]], *args: Any, **kwargs: Any) -> Any:
-    """`subnet.save_pretrained(...)`: saves a packed copy, as its class does it."""
-    lines = conflicts()
-    if lines:
-        warnings.warn(
-            "the config that is saved cannot say all of this subnet, so the library will refuse to "
-            f"load it: {'; '.join(lines[:3])}{' ...' if len(lines) > 3 else ''}; save the subnet "
-            "of net.space.config_spec(spec) instead",
-            UserWarning,
-            stacklevel=2,
-        )
-    return getattr(pack(subnet), _SAVE)(*args, **kwargs)
+class _Saver:
+    """`subnet.save_pretrained(...)`: saves a packed copy, as its class does it.
+
+    It holds the subnet weakly, for the subnet holds it. In `net.subnet(spec).save_pretrained(path)`
+    nothing else does, so the subnet is gone when the call comes: then the saver makes it again,
+    with the norm statistics that were its own.
+
+    Args:
+        subnet: that is saved.
+        tie: of the subnet.
+        again: makes the same subnet anew.
+        conflicts: returns what the config cannot say of it.
+    """
+
+    __slots__ = ("again", "conflicts", "subnet", "tie")
+
+    def __init__(
+        self,
+        subnet: weakref.ref[nn.Module],
+        tie: Binding,
+        again: Callable[[], nn.Module],
+        conflicts: Callable[[], list[str]],
+    ) -> None:
+        self.subnet = subnet
+        self.tie = tie
+        self.again = again
+        self.conflicts = conflicts
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Save it.
+
+        Raises:
+            SpecError: the supernet's units were reordered since the subnet was made.
+        """
+        lines = self.conflicts()
+        if lines:
+            warnings.warn(
+                "the config that is saved cannot say all of this subnet, so the library will "
+                f"refuse to load it: {'; '.join(lines[:3])}{' ...' if len(lines) > 3 else ''}; "
+                "save the subnet of net.space.config_spec(spec) instead",
+                UserWarning,
+                stacklevel=2,
+            )
+        return getattr(pack(self._subnet()), _SAVE)(*args, **kwargs)
+
+    def _subnet(self) -> nn.Module:
+        subnet = self.subnet()
+        if subnet is not None:
+            return subnet
+        if self.tie.refusal:
+            raise SpecError(self.tie.refusal)
+        made = self.again()
+        own = binding(made)
+        if own is not None and not own.full:  # the full one has the net's own
+            with torch.no_grad():
+                for name, buffer in own.private.items():
+                    buffer.copy_(self.tie.private[name])
+        return made
 
 
 def _alive(subnet: weakref.ref[nn.Module]) -> nn.Module:

@@ -30,7 +30,7 @@ from nestling.errors import ModelError, SpecError, did_you_mean
 from nestling.recalibration import recalibrate
 from nestling.signature import Signature
 from nestling.spec import Space, Spec
-from nestling.subnet import binding, build, order_of, rebind, refuse
+from nestling.subnet import Binding, binding, build, order_of, rebind, refuse
 from nestling.surroundings import undisturbed
 from nestling.tether import SharedGradient
 from nestling.weights import duplicate
@@ -128,6 +128,7 @@ class Supernet:
         self._thawed = _thawed(model)
         self._gradients = {name: SharedGradient(p) for name, p in model.named_parameters()}
         self._live: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._ties: weakref.WeakSet[Binding] = weakref.WeakSet()  # they may outlive the subnets
         self._pool: OrderedDict[Spec, nn.Module] = OrderedDict()
 
     # -- what it holds ------------------------------------------------------------------------
@@ -244,6 +245,9 @@ class Supernet:
             order=self._order,
         )
         self._live.add(subnet)
+        tie = binding(subnet)
+        assert tie is not None
+        self._ties.add(tie)
         return subnet
 
     def pooled(self, spec: Mapping[str, int]) -> nn.Module:
@@ -396,7 +400,10 @@ class Supernet:
         """Make all live subnets refuse to run."""
         for subnet in self._live:
             refuse(subnet, why)
+        for tie in self._ties:
+            tie.refusal = why
         self._live.clear()
+        self._ties.clear()
         self._pool.clear()
 
     def __repr__(self) -> str:
@@ -408,6 +415,24 @@ class Supernet:
 
     def _checked(self, spec: Mapping[str, int]) -> Spec:
         return Spec(self._space, spec)  # also a `Spec`: it may be of another space
+
+
+def check_supernet(net: object, what: str) -> None:
+    """Check that a call was given a supernet, where users tend to give the model.
+
+    Args:
+        net: what was given.
+        what: the call, such as "fit".
+
+    Raises:
+        ModelError: it is none.
+    """
+    if not isinstance(net, Supernet):
+        given = type(net).__name__
+        cure = "nestling.Supernet(model, example_input)"
+        if isinstance(net, type):
+            given, cure = f"the class {net.__name__}", f"nestling.Supernet({net.__name__}(), x)"
+        raise ModelError(f"{what} takes a supernet, but got {given}; make one: net = {cure}")
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:

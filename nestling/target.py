@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nestling import models
 from nestling.errors import ModelError, did_you_mean
-from nestling.signature import LARGEST
+from nestling.signature import LARGEST, made_up
 
 USUAL = {  # builder -> height and width of the pictures that it is made for
     "digits_resnet": 8,
@@ -89,10 +89,10 @@ def arguments(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def example(shape: str) -> Tensor:
+def example(shape: str, name: str = "") -> Tensor:
     """Return an example input from a shape such as `1,3,32,32` or `1,16:int64`.
 
-    Numbers are random, integers zero. Where the batch is 1, nothing changes: the shape is taken as
+    Numbers are random, integers zero, or one where the name contains "mask". Where the batch is 1, nothing changes: the shape is taken as
     it stands.
 
     Raises:
@@ -113,9 +113,7 @@ def example(shape: str) -> Tensor:
         entries *= length
         if length < 1 or entries > LARGEST:
             raise ModelError(f"an input has 1 to {LARGEST} entries, but {shape!r} has not")
-    if dtype.is_floating_point:
-        return torch.randn(lengths, generator=torch.Generator().manual_seed(0)).to(dtype)
-    return torch.zeros(lengths, dtype=dtype)
+    return made_up(lengths, dtype, name)
 
 
 def usual_input(model: nn.Module) -> Tensor:

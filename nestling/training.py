@@ -25,16 +25,23 @@ from torch import Tensor, nn
 
 from nestling import batch as batches
 from nestling import container
-from nestling.axes.structure import map_tensors
-from nestling.checkpoint import Checkpoint, RandomState, generators_of, seed_all
+from nestling.checkpoint import (
+    Checkpoint,
+    RandomState,
+    generators_of,
+    load_into,
+    load_optimizer,
+    refuse_other,
+    seed_all,
+)
 from nestling.errors import DataError, FileError, ModelError
 from nestling.evaluation import Metric, accuracy
-from nestling.objectives.sandwich import Loss
-from nestling.optimizers import add_group, cosine, default_optimizer
-from nestling.precision import choose
+from nestling.objectives.sandwich import Loss, task_loss
+from nestling.optimizers import add_group, check_maker, cosine, default_optimizer
+from nestling.precision import alternatives, choose, in_float32, tried
 from nestling.progress import Reporter
 from nestling.supernet import Supernet
-from nestling.weights import all_finite, cloned, fill, lay_out, misfit, tensors_of
+from nestling.weights import all_finite, cloned, lay_out, layouts_of, tensors_of
 
 Objective: TypeAlias = Callable[[Supernet], Iterator[tuple[nn.Module, Loss]]]
 MakeOptimizer: TypeAlias = Callable[[Iterable[Any]], torch.optim.Optimizer]
@@ -63,7 +70,8 @@ class Run:
         metric: mean score of a batch, larger is better.
         optimizer: makes the optimiser from the parameters; its learning rate rises for the first
             5 % of the steps and then falls to zero along a half cosine.
-        precision: "auto", "float32" or "bfloat16".
+        precision: "auto", "float32", "bfloat16" or "float32-channels-last"; what the model does not
+            take, as its first batch shows, becomes plainer.
         checkpoint: where the state is saved; None saves nothing.
         reporter: shows the progress.
         settings: what else a resumed run must share: the method and its options.
@@ -91,6 +99,7 @@ class Run:
     _once: int = field(default=0, init=False)
     _resumed: Checkpoint | None = field(default=None, init=False)
     _results: dict[str, dict[str, Tensor]] = field(default_factory=dict, init=False)
+    _given: dict[str, torch.memory_format] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 0:
@@ -109,10 +118,11 @@ class Run:
                 f"cannot save to {self.checkpoint}: there is no folder "
                 f"{str(self.checkpoint.parent)!r}; make it first"
             )
+        check_maker(self.optimizer)
         seed_all(self.seed)
         self._start = self.net.orders
-        self.precise = choose(self.precision, self.device, self.net.model)
-        self.net.to(memory_format=self.precise.memory_format)
+        self.wanted = choose(self.precision, self.device, self.net.model)
+        self.precise = self.wanted
 
     @property
     def device(self) -> torch.device:
@@ -150,7 +160,7 @@ class Run:
         own = alone if alone is not None else extra
         if self._skip(stage, own):
             return
-        if alone is not None:
+        if alone is not None and self._given is not None:
             lay_out(alone, self.precise.memory_format)
         target = alone if alone is not None else self.net.model
         optimizer = self._make_optimizer(target)
@@ -158,13 +168,53 @@ class Run:
         first, start = loop.restore(self._resumed)
         self._resumed = None
         self.reporter.start(name, loop.steps, first * self.length + start)
-        with _graceful() as stop:
-            for epoch in range(first, epochs):
-                loop.epoch(objective, epoch, start, stop)
-                start = 0
-                self._finish_epoch(loop, epoch, epochs, name)
+        try:
+            with _graceful() as stop:
+                for epoch in range(first, epochs):
+                    loop.epoch(objective, epoch, start, stop)
+                    start = 0
+                    self._finish_epoch(loop, epoch, epochs, name)
+        except BaseException:
+            self.put_layout_back()
+            raise
         if own is not None:
             self._results[str(stage)] = cloned(tensors_of(own))
+
+    # -- precision ----------------------------------------------------------------------------
+
+    def settle(self, inputs: Any, targets: Any, alone: nn.Module | None = None) -> None:
+        """Find the precision that the model takes, on the first batch, and lay the weights out.
+
+        Args:
+            inputs: of a batch, on the net's device.
+            targets: of the batch.
+            alone: the module that is trained, where it is not the net's.
+        """
+        if self._given is not None:
+            return
+        options = alternatives(self.precision, self.wanted)
+        loss = self.loss or task_loss
+        precise, why = tried(options, self.net, inputs, targets, loss, alone)
+        if why:
+            self.reporter.say(
+                f"training in {precise}, for the model does not take {self.wanted}: {why}"
+            )
+        self._lay_out(precise.memory_format)
+        self.precise = precise
+        if alone is not None:
+            lay_out(alone, precise.memory_format)
+
+    def _lay_out(self, memory_format: torch.memory_format) -> None:
+        self._given = layouts_of(self.net.model)
+        self.net.to(memory_format=memory_format)
+
+    def put_layout_back(self) -> None:
+        """Give the net's weights the memory layout that they had: after a training that failed."""
+        given, self._given = self._given, None
+        if given is not None:
+            self.precise = self.wanted
+            lay_out(self.net.model, given)
+            self.net.to(self.device)  # live subnets follow
 
     # -- between stages -----------------------------------------------------------------------
 
@@ -204,7 +254,7 @@ class Run:
         if self._resumed is None or stage >= self._resumed.header["stage"]:
             return False
         if own is not None:
-            _load(own, self._results.get(str(stage), {}), self.checkpoint)
+            load_into(own, self._results.get(str(stage), {}), self.checkpoint)
         return True
 
     def _make_optimizer(self, target: nn.Module) -> torch.optim.Optimizer:
@@ -242,7 +292,7 @@ class Run:
                 "epochs": self.epochs,
                 "seed": self.seed,
                 "batches": self.length,
-                "precision": str(self.precise),
+                "precision": str(self.wanted),
                 **self.settings,
             }
         )
@@ -258,10 +308,11 @@ class Run:
         if not self.checkpoint.exists():
             return
         found = Checkpoint.load(self.checkpoint)
-        _refuse_other(found.header["facts"], self.facts(), self.checkpoint)
+        refuse_other(found.header["facts"], self.facts(), self.checkpoint)
         weights = found.results.get("net", {}) if found.header["alone"] else found.weights
         self._put_in_order(found.header)
-        _load(self.net.model, weights, self.checkpoint)
+        self._restore_precision(found.header.get("trained in"))
+        load_into(self.net.model, weights, self.checkpoint)
         self._resumed = found
         self._results = found.results
         self.log = list(found.header["log"])
@@ -277,6 +328,13 @@ class Run:
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FileError(f"{self.checkpoint} holds no valid orders: {error}") from error
+
+    def _restore_precision(self, name: str | None) -> None:
+        """Lay the weights out as the checkpoint's training has found good, if it says so."""
+        for precise in alternatives(self.precision, self.wanted):
+            if str(precise) == name:
+                self.precise = precise
+                self._lay_out(precise.memory_format)
 
     def calibration(self) -> Iterable[Any]:
         """Return the training batches to measure norm statistics on, the same after a resume."""
@@ -317,10 +375,10 @@ class _Loop:
         if found is None or found.header["stage"] != self.stage:
             return 0, 0
         path = self.run.checkpoint
-        _refuse_other(found.header["optimizer"], self.settings, path)
-        _load(self.target, found.weights, path)
-        _load(self.extra, found.results.pop("extra", {}), path)
-        _load_optimizer(self.optimizer, found.optimizer, path)
+        refuse_other(found.header["optimizer"], self.settings, path)
+        load_into(self.target, found.weights, path)
+        load_into(self.extra, found.results.pop("extra", {}), path)
+        load_optimizer(self.optimizer, found.optimizer, path)
         written = set(found.header["gradients"])
         for name, parameter in self._trained():
             # An optimiser passes over a parameter without a gradient; not over one of zeros.
@@ -388,18 +446,20 @@ class _Loop:
         return items
 
     def _step(self, objective: Objective, item: Any, epoch: int) -> None:
-        device, precise = self.run.device, self.run.precise
+        device = self.run.device
         inputs, targets = batches.pair(item)
         batches.check_finite(inputs)
+        inputs, targets = (batches.move(part, device) for part in (inputs, targets))
+        self.run.settle(inputs, targets, None if self.target is self.run.net.model else self.target)
+        precise = self.run.precise
         inputs = batches.move(inputs, device, precise.memory_format)
-        targets = batches.move(targets, device)
         losses = []
         for subnet, loss in objective(self.run.net):
             with (
                 batches.blamed("the model must accept the inputs of train=", inputs),
                 precise.autocast(device),
             ):
-                outputs = _in_float32(batches.forward(subnet, inputs))
+                outputs = in_float32(batches.forward(subnet, inputs))
             with batches.blamed(
                 "the loss must be one number for (outputs, targets): see loss=", outputs, targets
             ):
@@ -468,6 +528,7 @@ class _Loop:
             "epoch": epoch,
             "batch": batch,
             "alone": alone,
+            "trained in": str(run.precise) if run._given is not None else None,
             "log": run.log,
             "first_loss": self.first_loss,
             "gradients": [n for n, p in self._trained() if p.grad is not None],
@@ -520,13 +581,6 @@ def _at(train: Iterable[Any], epoch: int, start: int = 0) -> Iterable[Any]:
     return train.at(epoch, start=start) if _can_start(train) else train  # type: ignore[attr-defined]
 
 
-def _in_float32(outputs: Any) -> Any:
-    def widen(tensor: Tensor) -> Tensor:
-        return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-
-    return map_tensors(outputs, widen)
-
-
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return a value as JSON gives it back; what JSON does not know by the name of its type."""
 
@@ -555,45 +609,3 @@ def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         for group in optimizer.param_groups
     ]
     return _plain({"optimizer": type(optimizer).__name__, "groups": groups})
-
-
-def _refuse_other(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: Path | None) -> None:
-    """Check that a checkpoint was made with these settings; name those that differ."""
-    different = [
-        f"{key}={theirs.get(key)!r:.200} (now {ours.get(key)!r:.200})"
-        for key in dict.fromkeys([*theirs, *ours])
-        if theirs.get(key) != ours.get(key)
-    ]
-    if different:
-        raise FileError(
-            f"{path} was made with {', '.join(different)}; resume with the same settings, or start "
-            "with another checkpoint="
-        )
-
-
-def _load(module: nn.Module, weights: Mapping[str, Tensor], path: Path | None) -> None:
-    """Fill a module from a checkpoint; nothing is changed unless all of it fits."""
-    problem = misfit(module, weights)
-    own = tensors_of(module)
-    if not problem and any(own[name].dtype != tensor.dtype for name, tensor in weights.items()):
-        problem = "its numbers are of another dtype"
-    if problem:
-        raise FileError(f"{path} holds the weights of another model: {problem}")
-    fill(module, weights)
-
-
-def _load_optimizer(
-    optimizer: torch.optim.Optimizer, state: Mapping[str, Any], path: Path | None
-) -> None:
-    """Fill an optimiser of the same settings; JSON has made lists of tuples."""
-    groups = [
-        {
-            key: tuple(value) if isinstance(own.get(key), tuple) else value
-            for key, value in group.items()
-        }
-        for own, group in zip(optimizer.param_groups, state["param_groups"], strict=False)
-    ]
-    try:
-        optimizer.load_state_dict({**state, "param_groups": groups})
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise FileError(f"{path} holds the state of another optimiser: {error}") from error

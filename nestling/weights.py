@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 _OWN = ("_parameters", "_buffers", "_modules")
+_ATOMS = frozenset((int, float, bool, str, type(None)))
+_TABLES = frozenset((dict, OrderedDict, list, tuple, set))
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
@@ -31,7 +34,8 @@ def loose_tensors(module: nn.Module) -> list[Tensor]:
     found = {}
     for part in module.modules():
         for key, value in vars(part).items():
-            if key not in _OWN:
+            kind = type(value)  # nearly all is a plain number or an empty table of hooks
+            if key not in _OWN and kind not in _ATOMS and (kind not in _TABLES or value):
                 for leaf in tree_leaves(value):
                     if isinstance(leaf, Tensor) and id(leaf) not in held:
                         found[id(leaf)] = leaf
@@ -49,6 +53,9 @@ def duplicate(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Modul
         if vars(parameter) and not isinstance(parameter, UninitializedParameter):
             values = parameter.detach().clone(memory_format=torch.preserve_format)
             memo[id(parameter)] = parameter_like(values, parameter, parameter.requires_grad)
+    for buffer in module.buffers():
+        if isinstance(buffer, UninitializedBuffer):  # torch copies lazy parameters, but not these
+            memo[id(buffer)] = UninitializedBuffer(False, buffer.device, buffer.dtype)
     for tensor in loose_tensors(module):
         if not tensor.is_leaf:
             memo.setdefault(id(tensor), tensor.detach().clone())
@@ -140,11 +147,28 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             own.copy_(given)
 
 
-def lay_out(module: nn.Module, memory_format: torch.memory_format) -> None:
-    """Give all parameters and buffers of four dimensions a memory format, in place."""
-    for tensor in tensors_of(module).values():
+def lay_out(
+    module: nn.Module, memory_format: torch.memory_format | Mapping[str, torch.memory_format]
+) -> None:
+    """Give all parameters and buffers of four dimensions a memory format, in place.
+
+    Args:
+        module: whose tensors are laid out.
+        memory_format: one for all, or one for each by name, as `layouts_of` returns them.
+    """
+    for name, tensor in tensors_of(module).items():
         if tensor.dim() == 4:
-            tensor.data = tensor.data.to(memory_format=memory_format)
+            own = memory_format[name] if isinstance(memory_format, Mapping) else memory_format
+            tensor.data = tensor.data.to(memory_format=own)
+
+
+def layouts_of(module: nn.Module) -> dict[str, torch.memory_format]:
+    """Return the memory formats of all parameters and buffers of four dimensions, by name."""
+    return {
+        name: torch.channels_last if is_channels_last([tensor]) else torch.contiguous_format
+        for name, tensor in tensors_of(module).items()
+        if tensor.dim() == 4
+    }
 
 
 def is_channels_last(tensors: Iterable[Tensor]) -> bool:

@@ -224,6 +224,12 @@ def test_absorb_and_pool():
         assert torch.equal(parameter, before[n]) == absent(n), n
     with pytest.raises(SpecError, match="no packed copy"):
         net.absorb(net.space.full, packed)
+    before = {n: p.detach().clone() for n, p in net.named_parameters()}
+    deeper = nestling.pack(net.subnet(net.space.full))
+    shallower = {n: a.counts[0] for n, a in net.space.axes.items() if a.kind == "depth"}
+    with pytest.raises(SpecError, match="no packed copy .* tensors that the subnet has not"):
+        net.absorb(shallower, deeper)  # its tuned blocks would be dropped
+    assert all(torch.equal(p, before[n]) for n, p in net.named_parameters())
     assert net.pooled(spec) is net.pooled(dict(spec))
     assert net.pooled(spec) is not net.pooled(net.space.full)
 

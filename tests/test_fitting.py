@@ -78,12 +78,16 @@ def _precision(menu):
 
 
 @quick
-@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16", "float32-channels-last"])
 def test_precisions(small, precision):
     menu = fit(small.supernet(), small.batches(), small.batches(), epochs=8, precision=precision)
     assert menu["full"].accuracy > 0.7
-    if precision != "auto":
-        assert menu.facts["precision"] == f"{precision}, channels-last"
+    told = {
+        "float32": "float32",
+        "bfloat16": "bfloat16, channels-last",
+        "float32-channels-last": "float32, channels-last",
+    }
+    assert menu.facts["precision"] == told.get(precision, menu.facts["precision"])
     assert all(p.dtype == torch.float32 for p in menu.net.parameters())
 
 

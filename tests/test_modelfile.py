@@ -522,3 +522,91 @@ def test_mutated_headers_load_or_are_refused(saved, tmp_path_factory, data):
             loaded(torch.zeros(1, 3, 8, 8), subnet=entry.name)
         except NestlingError:
             continue
+
+
+# -- settings: the numbers of a config ------------------------------------------------------------
+
+
+class Config:
+    """A config with a method and a property, as libraries have them."""
+
+    size: int = 16  # a default of the class is no hindrance
+
+    def __init__(self):
+        self.size = 16
+        self.hidden = None  # 32, says the class
+        self.widths = [16, 16]
+
+    def to_dict(self):
+        return dict(vars(self))
+
+    @property
+    def labels(self):
+        return len(self.names)
+
+    @labels.setter
+    def labels(self, number):
+        self.names = [f"label {n}" for n in range(number)]
+
+
+class Configured(nn.Module):
+    """Keeps its config."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.enter = nn.Linear(6, config.size)
+        hidden = config.hidden or 2 * config.size
+        self.up, self.down = nn.Linear(config.size, hidden), nn.Linear(hidden, config.size)
+        self.leave = nn.Linear(config.size, 3)
+
+    def forward(self, x):
+        return self.leave(self.down(self.up(self.enter(x)).relu()).relu())
+
+
+@pytest.fixture(scope="module")
+def configured(tmp_path_factory):
+    torch.manual_seed(0)
+    menu = menu_of(Configured(Config()), torch.randn(4, 6), step=8)
+    path = menu.save(tmp_path_factory.mktemp("configured") / "model.nest")
+    return path, *container.read(path)
+
+
+def test_settings_come_back(configured):
+    loaded = nestling.load(configured[0], model=Configured(Config()))
+    net = loaded.menu.net
+    names = {setting.name for setting in net.space.settings}
+    assert {"config.size", "config.hidden"} <= names  # a number that the config leaves to the class
+    spec = net.space.config_spec(net.space.spec(width=0.5))
+    assert net.subnet(spec).config.size == net.subnet(spec).enter.out_features == 8
+    assert net.subnet(spec).config.hidden == net.subnet(spec).up.out_features
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (["", "config.labels", None, 1 << 33, [], False], "config.labels is no number of a config"),
+        (["", "config.to_dict", None, 7, [], False], "config.to_dict is no number"),
+        (["", "config.nothing", None, 7, [], False], "config.nothing is no number"),
+        (["", "config.size", None, 15, [], False], "config.size is 16, not 15"),
+        (["", "config.hidden", None, 1 << 33, [], False], "config.hidden is None, not 8589934592"),
+        (["", "config.hidden", 0, 16, [], False], "config.hidden is None, not 16"),
+        (["", "config.hidden", None, 16, [], True], "config.hidden is None, not 16"),
+        (["", "config.hidden", None, 16, [[16, 8]], False], "to be 16 and 8 at once"),
+        (["", "config.widths", None, 16, [], False], "not 16"),
+        (["", "config.widths", 2, 16, [], False], "config.widths is None, not 16"),
+        (["", "config.widths", None, 3, [], True], "config.widths is 2, not 3"),
+        (["up", "config.size", None, 16, [], False], "holds no config"),
+        (["", "config", None, 16, [], False], "not the name of a number"),
+        (["", "config.__class__.size", None, 16, [], False], "not the name of a number"),
+    ],
+)
+def test_settings_of_a_hostile_file(configured, tmp_path, row, said):
+    header = copy.deepcopy(configured[1])
+    header["space"]["settings"].append(row)
+    path = tmp_path / "hostile.nest"
+    container.write(path, header, configured[2])
+    model = Configured(Config())
+    with pytest.raises(FileError, match=said):
+        nestling.load(path, model=model)
+    assert vars(model.config) == vars(Config())

@@ -39,3 +39,15 @@ def test_what_cannot_be_made_up():
 def test_bad_json(spec):
     with pytest.raises((ValueError, TypeError)):
         Signature.from_json({"args": [spec], "kwargs": {}})
+
+
+def test_a_mask_hides_nothing():
+    padded = torch.tensor([[1, 1, 0]])
+    signature = Signature.of([padded], {"attention_mask": padded, "ids": padded})
+    (first,), made = signature.example(2, CPU)
+    assert made["attention_mask"].tolist() == [[1, 1, 1]] * 2
+    assert first.tolist() == made["ids"].tolist() == [[0, 0, 0]] * 2
+    _, made = Signature.of([], {"padMask": padded.bool(), "mask": padded * 0.5}).example(1, CPU)
+    assert made["padMask"].all()
+    assert made["padMask"].dtype == torch.bool
+    assert made["mask"].unique().numel() == 3  # numbers are random

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nestling.errors import BudgetError, SpecError
-from nestling.extent import Along, Fixed
+from nestling.extent import Along, Fixed, Product
 from nestling.spec import Attribute, Axis, Layout, Space, Spec, Work, allowed_counts
 
 
@@ -189,3 +189,53 @@ def test_tied_and_touches():
         SPACE.tied(["one", "two"])
     with pytest.raises(SpecError, match="did you mean 'one'"):
         SPACE.tied(["oen", "two"])
+
+
+def stack():
+    sizes = {"blocks.0.mlp": 16, "blocks.1.mlp": 16, "blocks.2.mlp": 8, "blocks.0.heads": 4}
+    axes = {n: Axis(n, size, "heads", tuple(range(1, size + 1))) for n, size in sizes.items()}
+    return Space(axes, (), {}, (), ())
+
+
+def test_units_with_an_order_of_their_own_are_tied_to_none_of_others():
+    axes = {
+        name: Axis(name, 4, kind, (1, 2, 3, 4), kind != "depth")
+        for name, kind in {"a": "depth", "b": "depth", "c": "channels", "d": "heads"}.items()
+    }
+    own = Space(axes, (), {"w": Layout((Along("c", 4), Along("d", 4)), True, 4)}, (), ())
+    said = "kind depth or bits can only be tied.*'a' is depth, 'c' is channels; tie each kind"
+    with pytest.raises(SpecError, match=said):
+        own.tied(["a", "c"])
+    with pytest.raises(SpecError, match="'c' is channels, 'a' is depth"):
+        own.become({"c": Along("a", 4)})
+    with pytest.raises(SpecError, match="'a' is depth, 'd' is heads"):
+        own.become({"a": Product((Along("d", 4), Fixed(1)))})
+    assert list(own.tied(["a", "b"]).axes) == ["a", "c", "d"]
+    assert list(own.tied(["c", "d"]).axes) == ["a", "b", "c"]
+    assert list(own.become({"c": Along("d", 4)}).axes) == ["a", "b", "d"]
+
+
+def test_a_pattern_stands_for_all_axes_that_it_matches():
+    made = stack().spec({"blocks.*.mlp": 6, "blocks.1.mlp": 12})
+    assert list(made.values()) == [6, 12, 6, 4]
+    assert stack().spec({"blocks.1.mlp": 12, "blocks.*.mlp": 6}) == made
+    assert list(stack().spec({"blocks.[01].mlp": 3, "*.heads": 1}).values()) == [3, 3, 8, 1]
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"layers.*.mlp": 6}, r"unknown axis 'layers\.\*\.mlp'"),
+        ({"blocks.*.mlp": 12}, "axis 'blocks.2.mlp' cannot keep 12 of 8"),
+        ({"blocks.*.mlp": 6, "blocks.0.*": 3}, "axis 'blocks.0.mlp' different counts, 6 and 3"),
+        (
+            {"blocks.0-2.mlp": 6},
+            r"folds like names .* write blocks\.0\.mlp or the pattern blocks\.\*\.mlp",
+        ),
+        ({"blocks.0,2.mlp": 6}, r"write blocks\.0\.mlp or the pattern blocks\.\*\.mlp"),
+        ({"layers.0-2.mlp": 6}, "did you mean .blocks.2.mlp."),
+    ],
+)
+def test_patterns_that_do_not_fit(counts, said):
+    with pytest.raises(SpecError, match=said):
+        stack().spec(counts)

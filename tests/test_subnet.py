@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree  # noqa: F401  (loaded before threads start)
 
-from nestling import ModelError, Supernet, models, pack
+from nestling import ModelError, SpecError, Supernet, models, pack
 from nestling.subnet import binding
 
 
@@ -532,6 +532,53 @@ def test_a_deleted_subnet_is_freed_at_once():
         assert [ref() for ref in refs] == [None] * 3
     finally:
         gc.enable()
+
+
+class Saved(nn.Module):
+    """Has the method of libraries that save a model as weights and a config."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.norm, self.down = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.down(self.norm(self.up(x)).relu())
+
+    def save_pretrained(self, path):
+        torch.save({n: t.clone() for n, t in self.state_dict().items()}, path)
+        assert binding(self) is None  # it is packed
+
+
+@pytest.mark.filterwarnings("ignore:the config that is saved")  # there is none
+def test_a_subnet_that_can_save_itself_is_freed_at_once(tmp_path):
+    net = make(Saved(), torch.randn(4, 6))
+    subnet = net.subnet(specs(net)[1]).train()
+    for _ in range(2):
+        subnet(torch.randn(4, 6)).sum().backward()
+    statistics = subnet.norm.running_mean.clone()
+    saver = subnet.save_pretrained
+    saver(tmp_path / "alive.pt")
+    gc.collect()
+    gc.disable()
+    try:
+        refs = [weakref.ref(subnet), weakref.ref(subnet.up.weight)]
+        unused = net.subnet(specs(net)[1]).eval()
+        refs += [weakref.ref(unused), weakref.ref(unused.norm.running_mean)]
+        del subnet, unused
+        assert [ref() for ref in refs] == [None] * 4
+    finally:
+        gc.enable()
+    saver(tmp_path / "gone.pt")
+    alive, gone = (torch.load(tmp_path / f"{name}.pt") for name in ("alive", "gone"))
+    assert alive.keys() == gone.keys()
+    assert all(torch.equal(alive[name], gone[name]) for name in alive)
+    assert torch.equal(gone["norm.running_mean"], statistics)
+    net.subnet(net.space.full).save_pretrained(tmp_path / "full.pt")
+    full = torch.load(tmp_path / "full.pt")
+    assert all(torch.equal(full[name], t) for name, t in net.state_dict().items())
+    net.reorder({name: range(axis.size)[::-1] for name, axis in net.space.axes.items()})
+    with pytest.raises(SpecError, match="before the supernet's units were reordered"):
+        saver(tmp_path / "other.pt")
 
 
 def test_threads(shared):

@@ -370,6 +370,19 @@ def test_to_takes_live_subnets_along(change):
         out.backward()
 
 
+def test_gathered_buffers_follow_after_a_move():
+    net = make(Gathering(norm=False))
+    subnet = net.subnet(half(net)).eval()
+    assert binding(subnet).buffers
+    for dtype in (torch.float64, torch.float32):
+        net.to(dtype)
+        with torch.no_grad():
+            net.model.scale.mul_(2)
+        subnet(X.to(dtype))
+        assert torch.equal(subnet.scale, net.subnet(half(net)).scale)
+    assert torch.equal(subnet.state_dict()["scale"], net.subnet(half(net)).scale)
+
+
 def test_to_keeps_a_subnet_uncalibrated():
     net = make()
     subnet = net.subnet(half(net)).eval()
@@ -468,6 +481,11 @@ def test_freeze():
     assert "mix" not in make(freeze="head").space.axes  # it makes no axis of its own
     with pytest.raises(SpecError, match="did you mean 'right'"):
         make(freeze=["rigth"])
+    layers = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))
+    with pytest.raises(SpecError, match=r"write 0\.weight or the pattern \*\.weight"):
+        Supernet(layers, torch.ones(1, 4), freeze="0-1.weight")
+    with pytest.raises(SpecError, match=r"write 0 or the pattern \*$|write 0 or the pattern \*;"):
+        Supernet(layers, torch.ones(1, 4), tie="0-1")
 
 
 def test_tie():
@@ -476,8 +494,10 @@ def test_tie():
     check_supernet(net, X)
     with pytest.raises(SpecError, match="did you mean 'left'"):
         make(tie=[("lefft", "right")])
-    with pytest.raises(SpecError, match="groups"):
-        make(tie=["left", "right"])
+    for single in (["left", "right"], [("left",)], ["le*"], "left", [()]):
+        with pytest.raises(SpecError, match="groups of at least two axes"):
+            make(tie=single)
+    assert set(make(tie="*t").space.axes) == {"left", "mix"}  # one pattern, not its characters
 
 
 def test_step():

@@ -71,7 +71,10 @@ class Blueprint:
     def of(cls, model: nn.Module, path: str, space: Space) -> Blueprint | None:
         """Return the blueprint of a module; None if its class does not build it from its config."""
         module = model.get_submodule(path)
-        config = copy.deepcopy(vars(module)[CONFIG])
+        given = vars(module)[CONFIG]
+        config = copy.deepcopy(given)
+        if not {id(each) for each in nested(given)}.isdisjoint(map(id, nested(config))):
+            return None  # the copy is the user's own object, in which no number may be changed
         plain = built(type(module), config)
         if plain is None or shapes_of(plain) != shapes_of(module):
             return None

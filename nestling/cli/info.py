@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from nestling.cli import terminal
-from nestling.cli.options import AsJson, File, examples, read_header_id
+from nestling.cli.options import AsJson, File, ModelArgs, OwnModel, examples, opened, read_header_id
 from nestling.report.of_menu import narrowed_lines
 from nestling.report.units import (
     MISSING,
@@ -31,10 +31,17 @@ def add_to(app: typer.Typer) -> None:
     )(info)
 
 
-def info(file: File, json: AsJson = False) -> None:
-    """Show the menu of a model file, with its latencies where they were measured."""
+def info(
+    file: File, model: OwnModel = None, arg: ModelArgs = None, json: AsJson = False
+) -> None:
+    """Show the menu of a model file, with its latencies where they were measured.
+
+    A model of your own class need not be named; one that is named is checked to fit the file.
+    """
     from nestling import modelfile
 
+    if model is not None or arg:
+        opened(file, model, arg)
     found = modelfile.describe(file)
     profile = _profile(file)
     specs = [entry["spec"] for entry in found["menu"]]

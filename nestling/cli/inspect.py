@@ -131,7 +131,7 @@ def _model_and_inputs(
                 "input_ids=2,16:int64"
             )
         else:
-            kwargs[key] = targets.example(shape)
+            kwargs[key] = targets.example(shape, key)
     if not inputs:
         args.append(targets.usual_input(model))
     return model, args, kwargs

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,9 +18,11 @@ if TYPE_CHECKING:
     from nestling.menu import Menu
     from nestling.progress import Reporter
     from nestling.search import Found
-    from nestling.search.request import CostOf, Search
+    from nestling.search.request import Search
+    from nestling.spec import Space
     from nestling.supernet import Supernet
 
+OPTIONS = ("groups", "floor", "threshold", "target", "trials")  # of searches
 COSTS = ("macs", "params", "bytes", "latency")
 
 
@@ -81,21 +86,21 @@ def search(
     from nestling import experiment
     from nestling.progress import Reporter
 
-    names = ("groups", "floor", "threshold", "target", "trials")
-    given = {name: context.params[name] for name in names if context.params[name] is not None}
+    given = {name: context.params[name] for name in OPTIONS if context.params[name]}
+    make = _choice(by, given, seed)
+    _check_cost(cost)
     file, settings = _run(run, data_dir)
     out = out or file.parent / f"{by}.nest"
     _check_out(out, resume)
     reporter = Reporter()
     with experiment.threads(threads or settings.threads), reporter:
         ready, net = _opened(file, settings, model, arg, reporter)
-        search, price = _made(net, by, given, seed), _price(net, cost)
-        found = _found(
-            ready, net, search, price, out.with_suffix(".jsonl"), (seed, resume), reporter
-        )
+        conducted = _conducted(ready, net, cost, reporter)
+        log = out.with_suffix(".jsonl")
+        found = conducted(make(net.space), log=log, resume=resume, seed=seed)
         menu = _menu(ready, net, found, points, {"search": by, "search seed": seed, "cost": cost})
         menu.save(out)
-    reporter.say(f"written to {out}; every evaluation is in {out.with_suffix('.jsonl')}")
+    reporter.say(f"written to {out}; every evaluation is in {log}")
     _show(menu, found, out, json)
 
 
@@ -104,7 +109,7 @@ def _run(run: Path, data_dir: str | None) -> tuple[Path, Settings]:
     from dataclasses import replace
 
     from nestling import container
-    from nestling.errors import FileError
+    from nestling.errors import FileError, ModelError
     from nestling.experiment import Settings
 
     file = run / "model.nest" if run.is_dir() else run
@@ -116,6 +121,11 @@ def _run(run: Path, data_dir: str | None) -> tuple[Path, Settings]:
             f"there is no {missing}; make one with `nestling train`"
         )
     settings = Settings.from_config(container.read_json(config, cure="train anew"))
+    if settings.method == "individual":
+        raise ModelError(
+            "a search needs nested weights, and the method 'individual' trained each net on its "
+            "own; train with another --method"
+        )
     return file, settings if data_dir is None else replace(settings, data_dir=data_dir)
 
 
@@ -143,32 +153,19 @@ def _opened(
     """Return the data of a run, and its trained net."""
     from nestling import experiment, modelfile, target
     from nestling.cli.options import opened
-    from nestling.errors import ModelError
+    from nestling.menu import Menu
 
     ready = experiment.prepare(settings, reporter)
-    header = modelfile.describe(file)
-    if own is None and "class" in header["model"]:
-        made = target.make(settings.model, settings.model_args)
-        from nestling.menu import Menu
-
+    if own is None and "class" in modelfile.describe(file)["model"]:
+        made = target.make(settings.model, settings.model_args)  # the run knows where it is from
         net = Menu.load(file, made).net
     else:
         net = opened(file, own, args).menu.net
-    if any(parameter.requires_grad for parameter in net.parameters()) is False:
-        for parameter in net.parameters():
-            parameter.requires_grad_(True)
-    if settings.method == "individual":
-        raise ModelError(
-            "a search needs nested weights, and the method 'individual' trains each net on its "
-            "own; train with another --method"
-        )
     return ready, net.to(experiment.choose_device(settings.device))
 
 
-def _made(net: Supernet, by: str, given: dict[str, Any], seed: int) -> Search:
-    """Return the search, with those of the options that were given."""
-    import inspect
-
+def _choice(by: str, given: dict[str, Any], seed: int) -> Callable[[Space], Search]:
+    """Return the search of a name, with those of the options that were given."""
     from nestling import search as searches
     from nestling.errors import ModelError
 
@@ -179,54 +176,35 @@ def _made(net: Supernet, by: str, given: dict[str, Any], seed: int) -> Search:
             "hold; choose progressive, greedy, evolution or uniform"
         )
     known = inspect.signature(make).parameters
-    if "target" in given:
-        given["targets" if "targets" in known else "fractions"] = tuple(given.pop("target"))
+    plural = "targets" if "targets" in known else "fractions"
     for name in given:
-        if name not in known:
-            flag = "target" if name in ("targets", "fractions") else name
-            raise ModelError(f"the search {by!r} takes no --{flag}; leave it out")
-    return make(net.space, **given, **({"seed": seed} if "seed" in known else {}))
+        if (plural if name == "target" else name) not in known:
+            raise ModelError(f"the search {by!r} takes no --{name}; leave it out")
+    options = {plural if name == "target" else name: value for name, value in given.items()}
+    return functools.partial(make, **options, **({"seed": seed} if "seed" in known else {}))
 
 
-def _price(net: Supernet, cost: str) -> CostOf:
-    from nestling import search as searches
+def _check_cost(cost: str) -> None:
     from nestling.errors import ModelError, did_you_mean
 
     if cost not in COSTS:
         raise ModelError(
             f"unknown cost {cost!r}{did_you_mean(cost, COSTS)}; the costs are {', '.join(COSTS)}"
         )
-    if cost == "latency":
-        return searches.measured_latency(net)
-    price: CostOf = getattr(net.space, cost)
-    return price
 
 
-def _found(
-    ready: Prepared,
-    net: Supernet,
-    search: Search,
-    price: CostOf,
-    log: Path,
-    how: tuple[int, bool],
-    reporter: Reporter,
-) -> list[Found]:
-    from nestling.search import Scorer, Tuner, conduct
+def _conducted(
+    ready: Prepared, net: Supernet, cost: str, reporter: Reporter
+) -> Callable[..., list[Found]]:
+    """Return `conduct` with all that belongs to the run."""
+    from nestling.search import Scorer, Tuner, conduct, measured_latency
 
     precision = ready.settings.precision
     score = Scorer(net, ready.held_out, calibrate=ready.train, precision=precision)
     tune = Tuner(net, ready.train, score, precision=precision)
-    seed, resume = how
-    return conduct(
-        search,
-        net,
-        score=score,
-        tune=tune,
-        cost=price,
-        log=log,
-        resume=resume,
-        seed=seed,
-        reporter=reporter,
+    price = measured_latency(net) if cost == "latency" else getattr(net.space, cost)
+    return functools.partial(
+        conduct, net=net, score=score, tune=tune, cost=price, reporter=reporter
     )
 
 

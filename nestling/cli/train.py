@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nestling.cli import terminal
-from nestling.cli.options import AsJson, ModelArgs, Narrow, Threads, examples
+from nestling.cli.options import AsJson, ModelArgs, Narrow, Threads, examples, own_options
 
 if TYPE_CHECKING:
     from nestling.experiment import Outcome, Prepared, Settings
@@ -44,7 +45,7 @@ def train(
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float32-channels-last.")] = "auto",
     threads: Threads = None,
     step: Annotated[
         int | None, typer.Option(min=1, help="What counts go in. (default: hardware-friendly)")
@@ -130,7 +131,8 @@ def _finish(
         f"test accuracy, on {len(ready.dataset.test_labels)} pictures looked at only now: {shares}"
     )
     terminal.put(f"\nFiles are in {folder.path}; look at report.html there, and try:")
-    terminal.put(f"  nestling bench {folder.model}")
+    own = own_options(ready.settings.model, ready.settings.model_args)
+    terminal.put(f"  nestling bench {shlex.quote(str(folder.model))}{own}")
 
 
 def _settings(given: dict[str, Any]) -> Settings:

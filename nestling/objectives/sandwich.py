@@ -19,7 +19,7 @@ from nestling.axes.structure import map_tensors
 from nestling.batch import part_of, scores_of
 from nestling.errors import SpecError
 from nestling.spec import Spec
-from nestling.supernet import Supernet
+from nestling.supernet import Supernet, check_supernet
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
 
@@ -56,6 +56,7 @@ def sandwich(
         ...     loss(subnet(images), labels).backward()
         >>> optimizer.step(); optimizer.zero_grad()
     """
+    check_supernet(net, "sandwich")
     hard = loss or task_loss
     soft = distill or (soft_cross_entropy if loss is None else None)
     taught: list[Any] = []

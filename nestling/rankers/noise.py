@@ -13,7 +13,9 @@ the loss along its unit, and the noise of its gradient, which drives it away fro
 of that. Under plain gradient steps ("plain", as in the paper) the two cancel: units that hardly
 matter hardly move, and gains are small where units are worth little, at least in a short run. In
 steps of one size ("scaled": each gradient is divided by the root of its own mean square) gains grow
-large just where little holds them, which is what the ranking wants.
+large just where little holds them, which is what the ranking wants. And the last value of a gain
+("last", the paper's score) is one draw from what it wanders over, so that units of one worth differ
+by chance; the root of its mean square over the run ("spread") differs less.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from nestling.weights import substituted
 
 DIRECTIONS = ("descending", "ascending")
 STEPS = ("scaled", "plain")
+SCORES = ("spread", "last")
 SIZE = 0.1  # of a scaled gradient
 KEEP = 0.99  # of the mean square of a gradient, at each step
 
@@ -49,6 +52,7 @@ class Gains(nn.Module):
 
     squares: Tensor  # running mean square of each gain's gradient
     steps: Tensor  # how many gradients are in it
+    spread: Tensor  # sum over all forward runs of each gain's square
 
     def __init__(self, space: Space, device: torch.device, *, scaled: bool) -> None:
         super().__init__()
@@ -58,6 +62,7 @@ class Gains(nn.Module):
         self.alpha = nn.Parameter(torch.zeros(sum(self.sizes), device=device))
         self.register_buffer("squares", torch.zeros(sum(self.sizes), device=device))
         self.register_buffer("steps", torch.zeros((), device=device))
+        self.register_buffer("spread", torch.zeros(sum(self.sizes), device=device))
         if scaled:
             hold: Any = self.alpha.register_post_accumulate_grad_hook
             hold(lambda _: self._scale())
@@ -76,6 +81,12 @@ class Gains(nn.Module):
         """Return the gains of each place."""
         return torch.split(self.alpha, self.sizes)
 
+    def measured(self, score: str) -> Sequence[Tensor]:
+        """Return the size of the gains of each place: of the last, or of all over the run."""
+        last = score == "last"
+        sizes = self.alpha.detach().abs() if last else self.spread.sqrt()
+        return torch.split(sizes.double(), self.sizes)
+
     def noised(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the weights that make units with fresh noise on them.
 
@@ -85,6 +96,7 @@ class Gains(nn.Module):
         Args:
             weights: by name; gradients reach them and the gains, never the noise.
         """
+        self.spread += self.alpha.detach().square()
         found: dict[str, Tensor] = {}
         for place, gains in zip(self.places, self.parts(), strict=True):
             weight = weights[place.parameter]
@@ -93,15 +105,14 @@ class Gains(nn.Module):
             found[place.parameter] = before + place.spread(gains).to(weight.dtype) * noise
         return found
 
-    def scores(self, direction: str) -> dict[str, Tensor]:
+    def scores(self, direction: str, score: str) -> dict[str, Tensor]:
         """Return a score for each unit: the mean over its weights of its gains' relative sizes.
 
         A gain of exactly 0 was never moved: the loss does not see that unit, which goes first in
         either direction.
         """
         found: dict[str, list[Tensor]] = {}
-        for place, gains in zip(self.places, self.parts(), strict=True):
-            size = gains.detach().abs().double()
+        for place, size in zip(self.places, self.measured(score), strict=True):
             if direction == "descending":
                 size = torch.where(size == 0, 2 * size.max(), size)
             found.setdefault(place.axis, []).append(size)
@@ -130,6 +141,7 @@ def noise(
     *,
     direction: str = "descending",
     steps: str = "scaled",
+    score: str = "spread",
     epochs: int | None = None,
 ) -> Mapping[str, Tensor]:
     """Train the full net with noise and score units by the gains that they learned.
@@ -138,16 +150,19 @@ def noise(
         run: whose net is trained. The gains are a group of its optimiser, at its learning rate.
         direction: "descending" cuts units of large gains first, "ascending" those of small ones.
         steps: of the gains: "scaled", all of one size, or "plain", as their gradients are.
+        score: what counts of a gain: its "spread" over the run, or its "last" size.
         epochs: of the training; the run's by default.
 
     Raises:
-        ModelError: an unknown direction or kind of steps, no epoch, or a training that diverged.
+        ModelError: an option that is none, no epoch, or a training that diverged.
         DataError: the batches do not fit.
     """
     if direction not in DIRECTIONS:
         raise ModelError(f"direction= is one of {', '.join(DIRECTIONS)}, not {direction!r}")
     if steps not in STEPS:
         raise ModelError(f"steps= is one of {', '.join(STEPS)}, not {steps!r}")
+    if score not in SCORES:
+        raise ModelError(f"score= is one of {', '.join(SCORES)}, not {score!r}")
     check_trains(run, epochs)
     gains = Gains(run.net.space, run.device, scaled=steps == "scaled")
 
@@ -155,7 +170,7 @@ def noise(
         yield Noisy(net.pooled(net.space.full), gains).train(), run.loss or task_loss
 
     run.train_stage(objective, name="noise ranking", extra=gains, epochs=epochs)
-    return gains.scores(direction)
+    return gains.scores(direction, score)
 
 
 def check_trains(run: Run, epochs: int | None) -> None:

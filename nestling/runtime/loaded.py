@@ -79,6 +79,7 @@ class LoadedModel:
         params: float | None = None,
         bytes: float | None = None,
         batch: int = 1,
+        **unknown: Any,
     ) -> Entry:
         """Return the most accurate entry within every budget that is given; the full net for none.
 
@@ -92,11 +93,15 @@ class LoadedModel:
             params: number of parameters.
             bytes: of the subnet's weights as a net of its own.
             batch: examples in the call, for `latency_ms`.
+            **unknown: refused, with the name that may be meant.
 
         Raises:
+            ModelError: an unknown budget.
             BudgetError: no entry is that cheap (the message names the closest), a fraction is above
                 1, or no latency was measured on this device with this batch and number of threads.
         """
+        if unknown:
+            raise ModelError(_no_budget(next(iter(unknown))))
         if fraction is not None:
             _check_share(fraction)
         budgets = zip(COSTS, (fraction, latency_ms, macs, params, bytes), strict=True)
@@ -211,6 +216,13 @@ class LoadedModel:
             ladder = Ladder.of("latency_ms", offered, prices)
             self._timed[place] = ladder
         return ladder
+
+
+def _no_budget(name: str) -> str:
+    """Return that a budget is unknown, and which may be meant."""
+    cures = {"subnet": "; a subnet by its name is model.subnet(name)"}
+    cure = cures.get(name) or did_you_mean(name, [*COSTS, "batch"])
+    return f"a budget is {', '.join(f'{cost}=' for cost in COSTS)}, but got {name}={cure}"
 
 
 def _check_share(fraction: Any) -> None:

@@ -43,6 +43,7 @@ class Log:
     def __init__(self, path: Path | None, facts: Mapping[str, Any], *, resume: bool) -> None:
         self.path = path
         self.answers: deque[dict[str, Any]] = deque()
+        self._pending = b""  # the first line, until there is an answer to keep with it
         if path is None:
             return
         header = {"nestling search": VERSION, **facts}
@@ -53,11 +54,15 @@ class Log:
                 self.answers.extend(row for row in rows[1:] if row.get("kind") in ANSWERS)
                 _truncate(path, end)
                 return
-        container.write_atomically(path, _lines([header]))
+        self._pending = _lines([header])
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows, all in one go, so that an interruption loses at most these."""
         if self.path is None:
+            return
+        if self._pending:
+            container.write_atomically(self.path, self._pending + _lines(rows))
+            self._pending = b""
             return
         try:
             with self.path.open("ab") as file:

@@ -1,6 +1,9 @@
 """Configs: which numbers follow which axes, on modules with configs of their own."""
 
 import copy
+import copyreg
+import functools
+import logging
 from dataclasses import dataclass, field
 
 import pytest
@@ -13,7 +16,16 @@ from nestling.axes.blueprint import built, numbers_in, shapes_of
 from nestling.errors import SpecError
 from nestling.extent import Along, Concat, Fixed, Product
 from nestling.header import space_from_json, space_to_json
-from nestling.setting import Setting, agreeing, conflicts, fitted, holder_of, is_config, shown
+from nestling.setting import (
+    MOST_STEPS,
+    Setting,
+    agreeing,
+    conflicts,
+    fitted,
+    holder_of,
+    is_config,
+    shown,
+)
 from nestling.spec import Axis
 
 
@@ -276,6 +288,33 @@ def test_the_nearest_counts_are_within_where_they_can_be():
     assert near == {"e": 4, "h": 1, "s": 4, "x": 8}  # beyond: 1 x 2 is no size of e
 
 
+def test_too_many_ways_are_bounded():
+    axes = {f"a{n}": Axis(f"a{n}", 16, "neurons", tuple(range(1, 17))) for n in range(30)}
+    total = Concat(tuple(Along(name, 16) for name in axes))
+    settings = [Setting("", "config.total", None, total, ((total, Fixed(480)),))]
+    full = dict.fromkeys(axes, 16)
+    assert list(agreeing(axes, settings[0].agree, set(axes))) == []  # 16 ** 30 were to be tried
+    assert fitted(axes, settings, dict.fromkeys(axes, 8)) == full
+    # Sums of which very many agree: those near to the wanted counts are found.
+    parts = [Concat(tuple(Along(f"a{n}", 16) for n in half)) for half in (range(15), range(15, 30))]
+    settings = [Setting("", "config.total", None, parts[0], (tuple(parts),))]
+    wanted = dict.fromkeys(axes, 8)
+    assert fitted(axes, settings, wanted) == wanted
+    # Thousands of axes are no deeper than one.
+    axes = {f"a{n}": Axis(f"a{n}", 2, "neurons", (1, 2)) for n in range(3000)}
+    total = Concat(tuple(Along(name, 2) for name in axes))
+    way = next(agreeing(axes, ((total, total),), set(axes)))
+    assert len(way) == 3000 < MOST_STEPS
+
+
+def test_a_header_whose_full_net_disagrees_is_refused(net):
+    value = copy.deepcopy(space_to_json(net.space))
+    row = next(row for row in value["settings"] if row[1] == "config.size")
+    row[4].append([["axis", "enter", 32], 31])
+    with pytest.raises(ValueError, match="'config.size' would have to be 32 and 31 at once"):
+        space_from_json(value)
+
+
 def test_conflicts_name_the_numbers_and_the_counts():
     (line,) = conflicts(AXES, SETTINGS, {"e": 8, "h": 4, "s": 4, "x": 8})
     assert line == "config.size, config.heads: 'e' keeps 8, but 'h' x 's' keeps 16"
@@ -300,6 +339,91 @@ def test_what_is_a_config():
         ("config.twin", None),
         ("config.inner.width", None),
     ]
+
+
+class Tabled:
+    """Copied as `copyreg` says."""
+
+    def __init__(self):
+        self.size = 3
+
+
+class Reduced(Tabled):
+    """One object for the whole program, whatever copies it."""
+
+    def __reduce__(self):
+        return (_reduced, ())
+
+
+class Single(Tabled):
+    """One object for the whole program, whoever makes it."""
+
+    only = None
+
+    def __new__(cls):
+        cls.only = object.__new__(cls) if cls.only is None else cls.only
+        return cls.only
+
+
+def _reduced():
+    return REDUCED
+
+
+REDUCED = Reduced()
+
+
+def test_what_says_how_it_is_copied_is_no_config(monkeypatch):
+    assert is_config(Tabled())
+    own = Tabled()
+    own.__deepcopy__ = lambda memo: own
+    monkeypatch.setitem(copyreg.dispatch_table, Tabled, lambda each: (Tabled, ()))
+    shared = (logging.getLogger("x"), REDUCED, Tabled(), own, functools.partial(len))
+    assert not any(map(is_config, shared))
+    monkeypatch.delitem(copyreg.dispatch_table, Tabled)
+    assert not is_config(own)
+
+
+class Reader(nn.Module):
+    """Reads a size from what it was given, which all copies of it share."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.one, self.two, self.out = nn.Linear(6, 20), nn.Linear(20, 24), nn.Linear(24, 3)
+
+    def forward(self, x):
+        hidden = torch.tanh(self.one(x)).view(-1, self.config.size)
+        return self.out(torch.tanh(self.two(hidden)))
+
+    @classmethod
+    def make(cls, config):
+        config.size = 20
+        return cls(config)
+
+
+@pytest.mark.parametrize("config", [REDUCED, Single()], ids=["reduce", "new"])
+def test_what_all_copies_share_is_never_written(config):
+    model = Reader.make(config)
+    writes = []
+    type(config).__setattr__ = lambda each, key, value: writes.append((key, value))
+    try:
+        net = nestling.Supernet(model, X, step=4)
+        for width in (0.25, 0.5, 1.0):
+            net.subnet(net.space.spec(width=width))(X)
+    finally:
+        del type(config).__setattr__
+    assert (writes, config.size) == ([], 20)
+
+
+def test_a_logger_keeps_its_level():
+    log = logging.getLogger("mine")
+    log.setLevel(20)
+    model = Reader.make(Config())
+    model.log = log
+    net = nestling.Supernet(model, X, step=4)
+    net.subnet(net.space.spec(width=0.5))(X)
+    assert net.model.log is log
+    assert log.level == 20
 
 
 def test_building_leaves_the_random_state_alone(net):

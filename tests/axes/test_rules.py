@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import nestling
 from nestling.axes import expression as algebra
+from nestling.axes import rules
 from nestling.axes.expression import Atom, Expression, Times
 from nestling.axes.rules import RULES, lookup, rule
 from nestling.axes.tracer import trace
@@ -291,3 +293,53 @@ def test_every_named_rule_is_an_op():
     missing = [n for n in RULES if not hasattr(torch.ops.aten, n) and n not in extra]
     known_elsewhere = {"device", "item", "hardswish", "grouped_mm_fallback"}
     assert set(missing) <= known_elsewhere
+
+
+@torch.library.custom_op("nestling_tests::swish", mutates_args=())
+def swish(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return x * torch.sigmoid(x * w)
+
+
+@swish.register_fake
+def _(x, w):
+    return torch.empty_like(x)
+
+
+class Swishing(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = torch.nn.Linear(8, 32)
+        self.beta = torch.nn.Parameter(torch.rand(32))
+        self.two = torch.nn.Linear(32, 4)
+
+    def forward(self, x):
+        return self.two(swish(self.one(x), self.beta))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["swish", "nestling_tests::swish", "nestling_tests::swish.default", "swish.default"],
+)
+def test_a_rule_of_an_op_of_ones_own(name, monkeypatch):
+    for known in ("swish", "nestling_tests::swish"):  # so that they are taken away again
+        monkeypatch.setitem(rules.RULES, known, None)
+        monkeypatch.delitem(rules.RULES, known)
+    x = torch.randn(4, 8)
+    with pytest.raises(nestling.ModelError, match="nothing in Swishing is elastic"):
+        nestling.Supernet(Swishing(), x)
+
+    @rules.rule(name)
+    def couple(trace, out, x, w):
+        trace.unify(trace.of(x)[-1], trace.of(w)[0])
+        trace.put(out, trace.of(x))
+
+    assert set(nestling.Supernet(Swishing(), x).space.axes) == {"one"}
+
+
+def test_a_rule_of_one_library_rules_over_that_of_any(monkeypatch):
+    made = {name: rules.Rule(lambda: None) for name in ("swish", "nestling_tests::swish")}
+    for name, given in made.items():
+        monkeypatch.setitem(rules.RULES, name, given)
+    op = torch.ops.nestling_tests.swish.default
+    assert rules.lookup(op) is made["nestling_tests::swish"]
+    assert rules.lookup(torch.ops.aten.add_.Tensor) is rules.RULES["pointwise"]

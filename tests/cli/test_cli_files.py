@@ -277,3 +277,10 @@ def test_ones_own_class_is_named(nestling, trained_own, own_file, digits):
     assert nestling("run", file, digits, *own, "--fraction", 1).code == 0
     assert nestling("bench", file, *own, "--seconds", 0.01).code == 0
     assert nestling("run", file, digits, *own, "--arg", "width=8").failed("does not fit")
+
+
+def test_info_takes_ones_own_class_and_checks_it(nestling, trained_own, own_file):
+    file, own = trained_own / "model.nest", ("--model", f"{own_file}:make_model")
+    assert nestling("info", file, *own).out == nestling("info", file).out
+    assert nestling("info", file, *own, "--arg", "width=8").failed("does not fit the model")
+    assert nestling("info", file, "--arg", "width=8").failed("--model FILE.py:function")

@@ -1,5 +1,6 @@
 import csv
 import json
+import shlex
 import signal
 import time
 
@@ -193,3 +194,32 @@ def test_an_mlp_takes_as_many_numbers_as_the_pictures_have():
     settings = experiment.Settings("mlp", "digits", {"hidden": [16]})
     net = experiment.prepare(settings, Reporter(quiet=True)).net
     assert net.signature.args[0].shape[1:] == (1, 8, 8)
+
+
+def test_the_tip_names_ones_own_model(nestling, own_file, tmp_path):
+    given = ("--model", f"{own_file}:make_model", "--arg", "width=24", "--threads", 1)
+    out = tmp_path / "a run"
+    said = nestling("train", *given, "--data", "digits", "--epochs", 1, "--out", out)
+    verb, *words = shlex.split(said.out.splitlines()[-1])
+    assert words[1:] == [str(out / "model.nest"), "--model", str(given[1]), "--arg", "width=24"]
+    assert nestling(*words, "--seconds", 0.01).code == 0
+
+
+LAZY = """
+from torch import nn
+
+def make():
+    return nn.Sequential(
+        nn.LazyConv2d(16, 3, padding=1), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(10)
+    )
+"""
+
+
+def test_lazy_layers_train_and_load(nestling, tmp_path):
+    (tmp_path / "lazy.py").write_text(LAZY)
+    own = ("--model", f"{tmp_path / 'lazy.py'}:make")
+    run = ("--data", "digits", "--epochs", 1, "--threads", 1, "--out", tmp_path / "run")
+    said = nestling("train", *own, *run)
+    assert said.code == 0, said.err
+    file = tmp_path / "run" / "model.nest"
+    assert nestling("bench", file, *own, "--seconds", 0.01).code == 0

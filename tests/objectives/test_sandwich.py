@@ -210,3 +210,16 @@ def test_outputs_in_a_dataclass_teach_without_gradient(net):
     (teacher,) = seen
     assert isinstance(teacher, Out)
     assert not teacher.logits.requires_grad
+
+
+@pytest.mark.parametrize("kind", ["model", "class", "nothing"])
+def test_only_a_supernet_makes_subnets(kind, small):
+    given = {"model": small.ConvNet(), "class": small.ConvNet, "nothing": None}[kind]
+    batches = small.batches()
+    for name, call in {
+        "sandwich": lambda: list(nestling.sandwich(given)),
+        "fit": lambda: nestling.fit(given, batches, progress=False),
+        "make_menu": lambda: nestling.make_menu(given, [{}], calibrate=batches),
+    }.items():
+        with pytest.raises(nestling.ModelError, match=rf"{name} takes a supernet.*nestling\.Sup"):
+            call()

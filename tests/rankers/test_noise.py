@@ -172,13 +172,32 @@ def ranks(factor, seed=0, epochs=5, **options):
 
 @pytest.mark.parametrize("direction", ["descending", "ascending"])
 @pytest.mark.parametrize("steps", ["scaled", "plain"])
-def test_units_that_nothing_reads_come_last(direction, steps):
-    assert ranks(0.0, direction=direction, steps=steps) == 1
+@pytest.mark.parametrize("score", ["spread", "last"])
+def test_units_that_nothing_reads_come_last(direction, steps, score):
+    assert ranks(0.0, direction=direction, steps=steps, score=score) == 1
+
+
+def test_spread_is_the_root_mean_square_over_the_run(nets):
+    net, _ = nets("joined")
+    gains = gains_of(net)
+    weights = dict(net.named_parameters())
+    values = torch.randn(5, *gains.alpha.shape, generator=torch.Generator().manual_seed(0))
+    for value in values:
+        with torch.no_grad():
+            gains.alpha.copy_(value)
+        gains.noised(weights)
+    spread = values.double().square().sum(0).sqrt().split(gains.sizes)
+    last = values[-1].double().abs().split(gains.sizes)
+    for score, expected in (("spread", spread), ("last", last)):
+        found = gains.scores("ascending", score)
+        for place, size in zip(gains.places, expected, strict=True):
+            torch.testing.assert_close(found[place.axis], size / size.mean(), rtol=1e-6, atol=1e-6)
 
 
 def test_weak_units_bear_noise_under_scaled_steps():
-    mean = sum(ranks(0.02, seed, epochs=20) for seed in range(3)) / 3
-    assert mean > 0.5
+    for score in ("spread", "last"):
+        mean = sum(ranks(0.02, seed, epochs=20, score=score) for seed in range(3)) / 3
+        assert mean > 0.5
 
 
 def test_weak_units_hardly_move_under_plain_steps():
@@ -196,7 +215,7 @@ def test_several_weights_count_alike(nets):
         parts["wide", "wide.weight"][:] = torch.arange(1.0, 13)
         parts["wide", "shortcut.weight"][:] = 0.001 * torch.arange(12.0, 0, -1)
     for sign, direction in ((-1, "descending"), (1, "ascending")):
-        scores = gains.scores(direction)["wide"]
+        scores = gains.scores(direction, "last")["wide"]
         torch.testing.assert_close(scores, torch.full((12,), sign * 1.0, dtype=torch.float64))
 
 
@@ -205,6 +224,7 @@ def test_several_weights_count_alike(nets):
     [
         ({"direction": "up"}, "direction= is one of descending, ascending"),
         ({"steps": "big"}, "steps= is one of scaled, plain"),
+        ({"score": "first"}, "score= is one of spread, last"),
         ({"epochs": 0}, "at least 1 epoch"),
     ],
 )

@@ -197,6 +197,7 @@ def test_weights_in_other_forms_make_units_too():
     made = [space.made_by(name) for name, axis in space.axes.items()]
     assert [("right", 1)] in made
     assert [("left", 0)] in made
+    assert ("left", 0) in space.producers
     assert any(("split", 0) in places or ("split", 1) in places for places in made)
     assert [
         ("normed.parametrizations.weight.original0", 0),

@@ -232,3 +232,17 @@ def test_a_fraction_is_no_percentage(model, small):
 def test_a_misspelt_budget_is_suggested(model, small):
     with pytest.raises(ModelError, match="did you mean 'latency_ms'"):
         model(small.pictures(2)[0], latncy_ms=8)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"latency": 3}, "did you mean 'latency_ms'"),
+        ({"mac": 3, "fraction": 0.5}, "did you mean 'macs'"),
+        ({"subnet": "full"}, r"model\.subnet\(name\)"),
+        ({"energy": 3}, "a budget is fraction=, latency_ms=.* got energy="),
+    ],
+)
+def test_an_unknown_budget_is_refused(model, given, said):
+    with pytest.raises(ModelError, match=said):
+        model.choose(**given)

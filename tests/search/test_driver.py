@@ -157,6 +157,16 @@ def test_a_last_line_that_is_not_whole_is_left_out(deep, scores, tmp_path, cut):
     assert [row["kind"] for row in rows(log)[1:]].count("found") == len(expected)
 
 
+def test_a_last_answer_without_its_line_end_is_asked_for_again(deep, scores, tmp_path):
+    score, log = scores["noisy"](deep.space), tmp_path / "log.jsonl"
+    expected = conduct(progressive(deep.space), deep, score=score, log=log)
+    lines = log.read_text().splitlines(keepends=True)
+    last = max(n for n, line in enumerate(lines[:40]) if '"kind":"pick"' in line)
+    log.write_text("".join(lines[: last + 1])[:-1])
+    assert conduct(progressive(deep.space), deep, score=score, log=log, resume=True) == expected
+    assert len(rows(log)) == len(lines)
+
+
 def test_a_line_that_is_damaged_in_the_middle_is_refused(deep, scores, tmp_path):
     log = tmp_path / "log.jsonl"
     score = scores["noisy"](deep.space)
@@ -256,6 +266,39 @@ def test_progress_shows_the_front(deep, scores):
     assert last.startswith("progressive: ")
     assert total > 20
     assert f"front: {score(deep.space.full):.3f} at 100%, " in last
+
+
+def test_random_choices_of_tuning_follow_from_the_seed(tiny, tmp_path):
+    def run(log, seed, stop=-1, resume=False):
+        drawn = []
+
+        def tune(spec, until, epochs):
+            if len(drawn) == stop:
+                raise KeyboardInterrupt
+            drawn.append(float(torch.rand(())))
+            return 0.1 * drawn[-1]
+
+        torch.rand(len(log))  # what happens outside does not count
+        make = progressive(tiny.space, threshold=0.9, reselect=False)
+        path = tmp_path / log
+        conduct(make, tiny, score=lambda s: 0.1, tune=tune, log=path, resume=resume, seed=seed)
+        return [row["accuracy"] for row in rows(path) if row.get("kind") == "tune"]
+
+    expected = run("whole", 1)
+    assert len(set(expected)) == len(expected) > 3
+    with pytest.raises(Interrupted):
+        run("broken", 1, stop=2)
+    assert run("broken", 1, resume=True) == expected
+    assert run("other", 2) != expected
+
+
+def test_a_search_that_fails_at_once_leaves_no_log(tiny, tmp_path):
+    log = tmp_path / "log.jsonl"
+    with pytest.raises(SpecError):
+        conduct(progressive(tiny.space, groups=0), tiny, score=lambda spec: 0.5, log=log)
+    assert not log.exists()
+    with pytest.raises(FileError, match="cannot write"):
+        conduct(progressive(tiny.space), tiny, score=lambda spec: 0.5, log=tmp_path / "no" / "log")
 
 
 # -- real weights -----------------------------------------------------------------------------

@@ -261,8 +261,14 @@ def test_steps_that_save_nothing_come_last(three):
     def cost(spec):  # as a device that computes "one" in full blocks of eight
         return 10.0 + spec["two"]
 
-    make = greedy(three.space, groups=None, floor=0.5)
-    found = conduct(make, three, score=lambda spec: 0.5 + 0.01 * spec["two"], cost=cost)
+    make, asked = greedy(three.space, groups=None, floor=0.5), []
+    found = conduct(
+        make,
+        three,
+        score=lambda spec: asked.append(spec) or 0.5 + 0.01 * spec["two"],
+        cost=cost,
+    )
+    assert all(spec["one"] == 8 for spec in asked[:5])  # the others are not even looked at
     assert [each.spec["two"] for each in found[:5]] == [8, 7, 6, 5, 4]
     assert found[4].spec["one"] == 8
     assert found[-1].spec == {"one": 4, "two": 4}

@@ -52,11 +52,19 @@ def rule(
     resize: Resize | None = None,
     evaluate: Evaluate | None = None,
 ) -> Callable[[Couple], Couple]:
-    """Return a decorator that enters a rule for the ATen ops of these names."""
+    """Return a decorator that enters a rule for the ops of these names.
+
+    Args:
+        *names: of ops, without the overload: `"my_swish"` is that of any library, `"mine::my_swish"`
+            only that of `mine`, and rules over the former.
+        replayed: see `Rule`.
+        resize: see `Rule`.
+        evaluate: see `Rule`.
+    """
 
     def enter(couple: Couple) -> Couple:
         for name in names:
-            RULES[name] = Rule(couple, replayed, resize, evaluate)
+            RULES[name.partition(".")[0]] = Rule(couple, replayed, resize, evaluate)
         return couple
 
     return enter
@@ -64,11 +72,10 @@ def rule(
 
 def lookup(func: torch._ops.OpOverload) -> Rule | None:
     """Return the rule for an op: by name, by the name it is the in-place form of, or by tag."""
-    name = func.overloadpacket.__name__
-    if name in RULES:
-        return RULES[name]
-    if name.endswith("_") and name.rstrip("_") in RULES:
-        return RULES[name.rstrip("_")]
+    names = (func._schema.name, func.overloadpacket.__name__)  # "aten::add_" and "add_"
+    for name in (*names, *(each.rstrip("_") for each in names if each.endswith("_"))):
+        if name in RULES:
+            return RULES[name]
     if torch.Tag.pointwise in func.tags:
         return RULES["pointwise"]
     return None
