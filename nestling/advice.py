@@ -84,7 +84,10 @@ ADVICE: dict[str, Advice] = {
         "size is meant",
     ),
     r"the code takes another path": Advice(
-        "path", "let the code branch on its inputs' shapes alone, not on sizes that are cut"
+        "path",
+        "let the code branch on its inputs' shapes alone: a branch on values (if x.sum() > 0, "
+        "experts that no row is sent to) or on sizes that are cut runs other ops in a subnet; "
+        "compute both sides and choose with torch.where",
     ),
     r"the output is not finite": Advice(
         "not_finite",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from nestling.axes.structure import map_tensors, tensors_in
-from nestling.errors import DataError, NestlingError
+from nestling.errors import DataError, NestlingError, brief
 
 TARGETS = ("labels", "label_ids")  # under which a batch of keywords holds what is to be learned
 
@@ -134,8 +134,7 @@ def blamed(rule: str, *given: Any) -> Iterator[None]:
     except NestlingError:
         raise
     except Exception as error:
-        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise DataError(f"{rule}, but it fails on {shapes(given)}: {what}") from error
+        raise DataError(f"{rule}, but it fails on {shapes(given)}: {brief(error)}") from error
 
 
 def shapes(given: Any) -> str:

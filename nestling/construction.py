@@ -21,7 +21,7 @@ from nestling.axes.structure import tensors_in
 from nestling.axes.suitability import is_quantised, refuse_unsuitable
 from nestling.axes.tracer import run
 from nestling.description import Cause, causes
-from nestling.errors import ModelError, SpecError, did_you_mean
+from nestling.errors import ModelError, SpecError, brief, did_you_mean
 from nestling.skeleton import copy_skeleton, is_ordinary
 from nestling.spec import Frozen, Space
 from nestling.subnet import keeps_statistics
@@ -340,8 +340,8 @@ def first_run(
         shapes = [tuple(tensor.shape) for tensor in tensors_in((args, kwargs))]
         raise ModelError(
             f"{kind} fails in its own forward on the example inputs "
-            f"(shapes {shapes}): {type(error).__name__}: {error}; give Supernet inputs that the "
-            "model accepts"
+            f"(shapes {shapes}): {brief(error)}; give Supernet inputs that the model accepts"
+            + _input_hint(args)
         ) from error
     finally:
         handle.remove()
@@ -374,6 +374,19 @@ def first_run(
             f"{kind} returns only empty tensors on the example inputs (shapes {shapes}), so "
             "nothing can be proven; give inputs of at least one example"
         )
+
+
+def _input_hint(args: Sequence[Any]) -> str:
+    """Return what to do about inputs of a kind that models rarely take; "" for all others."""
+    for value in args:
+        kind = type(value)
+        if isinstance(value, Mapping):
+            return ": keyword inputs go into kwargs=, as in Supernet(model, kwargs=batch)"
+        if kind.__module__.partition(".")[0] == "numpy":
+            return f": tensors, so torch.from_numpy(...) of the {kind.__name__}"
+        if isinstance(value, (tuple, list)) and all(isinstance(each, int) for each in value):
+            return f": tensors, so torch.randn{tuple(value)} where a shape is given"
+    return ""
 
 
 def picker(outputs: Any) -> Callable[[Any], Any]:

@@ -58,3 +58,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         return f"; the report folds like names into one: write {one} or the pattern {pattern}"
     near = difflib.get_close_matches(word, words, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def brief(error: BaseException) -> str:
+    """Return an error's type and the first line of its text; torch adds a list of overloads.
+
+    Example:
+        >>> brief(ValueError("no such size, but expected one of:"))
+        'ValueError: no such size'
+    """
+    first = (str(error).strip().splitlines() or [""])[0].removesuffix(", but expected one of:")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

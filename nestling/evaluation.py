@@ -25,8 +25,8 @@ def accuracy(outputs: Any, targets: Tensor | None) -> Tensor:
         targets: class numbers.
 
     Raises:
-        DataError: there are no such scores, or no targets; or they are a language model's scores
-            (N, T, V), whose targets may or may not be shifted.
+        DataError: there are no such scores, or no targets, or these are no class numbers; or they
+            are a language model's scores (N, T, V), whose targets may or may not be shifted.
     """
     scores = batches.scores_of(outputs)
     if scores is not outputs and scores.dim() == 3:
@@ -39,7 +39,18 @@ def accuracy(outputs: Any, targets: Tensor | None) -> Tensor:
             f"accuracy needs targets, but the batch holds no {' or '.join(batches.TARGETS)}; name "
             "them so, or give metric="
         )
+    if scores.dim() < 2 or (targets.is_floating_point() and not _are_classes(targets, scores)):
+        raise DataError(
+            f"accuracy compares scores of classes with class numbers, but got "
+            f"{batches.shapes((scores, targets))}; for another task pass metric=, such as "
+            "metric=lambda outputs, targets: -F.mse_loss(outputs, targets) (larger is better)"
+        )
     return (scores.argmax(1) == targets).double().mean()
+
+
+def _are_classes(targets: Tensor, scores: Tensor) -> bool:
+    """Return whether floating-point targets can be class numbers."""
+    return targets.shape == scores.select(1, 0).shape and bool((targets == targets.round()).all())
 
 
 def evaluate(module: nn.Module, data: Iterable[Any], metric: Metric = accuracy) -> float:

@@ -104,7 +104,7 @@ def fit(
             reporter=reporter,
             settings={"method": method, "options": options},
         )
-        try:
+        with run.undone_on_failure():
             if resume:
                 run.resume()
             with reporter:
@@ -112,9 +112,6 @@ def fit(
                 modules = recipe(run, **options)
             menu = _made(run, modules, val, metric=metric, narrow=narrow)
             menu = _measured(menu, reporter)
-        except BaseException:
-            run.put_layout_back()
-            raise
     finally:
         before.restore()
     facts: dict[str, Any] = {

@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 
 from nestling import batch as batches
 from nestling.axes.structure import map_tensors
-from nestling.errors import ModelError, did_you_mean
+from nestling.errors import ModelError, brief, did_you_mean
 from nestling.subnet import pack
 from nestling.supernet import Supernet
 from nestling.surroundings import undisturbed
@@ -165,8 +165,7 @@ def _error(
     except torch.OutOfMemoryError:
         return ""  # a copy more than the training needs; its own steps will tell
     except Exception as error:  # noqa: BLE001  (the user's code runs here)
-        first = (str(error).strip().splitlines() or [""])[0]
-        return f"{type(error).__name__}: {first}" if first else type(error).__name__
+        return brief(error)
     return ""
 
 

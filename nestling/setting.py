@@ -12,10 +12,11 @@ from __future__ import annotations
 import copyreg
 import itertools
 import math
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ Pair: TypeAlias = tuple[Extent, Extent]
 MOST_WAYS = 10_000  # of cutting the axes of one group that are looked at
 MOST_STEPS = 200_000  # counts that are tried for them: about a second
 _COPIED = ("__deepcopy__", "__reduce_ex__", "__reduce__")  # what says how an object is copied
+_PLAIN = (object, SimpleNamespace, OrderedDict, defaultdict)  # whose copies are new objects
+_PLAIN_WAYS = {name: [getattr(each, name, None) for each in _PLAIN] for name in _COPIED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ def is_config(value: object) -> bool:
         return False
     kind: Any = type(value)
     ordinary = (
-        all(getattr(kind, name, None) is getattr(object, name, None) for name in _COPIED)
+        all(getattr(kind, name, None) in _PLAIN_WAYS[name] for name in _COPIED)
         and kind not in copyreg.dispatch_table
         and not hasattr(kind, "__slots__")
     )

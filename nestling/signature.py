@@ -57,7 +57,7 @@ class TensorSpec:
     ones: bool = False
 
     def example(self, shape: Sequence[int], device: torch.device, name: str = "") -> Tensor:
-        """Return an input of this dtype, see `made_up`."""
+        """Return an input of this dtype: see `made_up`."""
         dtype = getattr(torch, self.dtype)
         return made_up(shape, dtype, name, ones=self.ones).to(device)
 
@@ -100,7 +100,9 @@ class Signature:
             return spec.example(shape, device, name)
 
         positional = [made(spec) for spec in self.args if spec is not None]
-        return positional, {name: made(spec, name) for name, spec in self.kwargs if spec is not None}
+        return positional, {
+            name: made(spec, name) for name, spec in self.kwargs if spec is not None
+        }
 
     def __str__(self) -> str:
         parts = [self._shown(spec) for spec in self.args]

@@ -408,7 +408,7 @@ class Space:
 
         Example:
             >>> spec = net.space.config_spec(net.space.spec(width=0.5))
-            >>> nestling.pack(net.subnet(spec)).save_pretrained("half")
+            >>> net.subnet(spec).save_pretrained("half")
         """
         return Spec(self, setting.fitted(self.axes, self.settings, spec))
 

@@ -92,8 +92,8 @@ def arguments(pairs: Sequence[str]) -> dict[str, Any]:
 def example(shape: str, name: str = "") -> Tensor:
     """Return an example input from a shape such as `1,3,32,32` or `1,16:int64`.
 
-    Numbers are random, integers zero, or one where the name contains "mask". Where the batch is 1, nothing changes: the shape is taken as
-    it stands.
+    Numbers are random, integers zero, or one where the name contains "mask". Where the batch is 1,
+    nothing changes: the shape is taken as it stands.
 
     Raises:
         ModelError: no shape, an unknown dtype, or more numbers than make sense.

@@ -168,15 +168,11 @@ class Run:
         first, start = loop.restore(self._resumed)
         self._resumed = None
         self.reporter.start(name, loop.steps, first * self.length + start)
-        try:
-            with _graceful() as stop:
-                for epoch in range(first, epochs):
-                    loop.epoch(objective, epoch, start, stop)
-                    start = 0
-                    self._finish_epoch(loop, epoch, epochs, name)
-        except BaseException:
-            self.put_layout_back()
-            raise
+        with self.undone_on_failure(), _graceful() as stop:
+            for epoch in range(first, epochs):
+                loop.epoch(objective, epoch, start, stop)
+                start = 0
+                self._finish_epoch(loop, epoch, epochs, name)
         if own is not None:
             self._results[str(stage)] = cloned(tensors_of(own))
 
@@ -208,8 +204,16 @@ class Run:
         self._given = layouts_of(self.net.model)
         self.net.to(memory_format=memory_format)
 
-    def put_layout_back(self) -> None:
-        """Give the net's weights the memory layout that they had: after a training that failed."""
+    @contextmanager
+    def undone_on_failure(self) -> Iterator[None]:
+        """Give the net's weights the memory layout that they had, where the block fails."""
+        try:
+            yield
+        except BaseException:
+            self._put_layout_back()
+            raise
+
+    def _put_layout_back(self) -> None:
         given, self._given = self._given, None
         if given is not None:
             self.precise = self.wanted

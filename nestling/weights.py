@@ -55,7 +55,9 @@ def duplicate(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Modul
             memo[id(parameter)] = parameter_like(values, parameter, parameter.requires_grad)
     for buffer in module.buffers():
         if isinstance(buffer, UninitializedBuffer):  # torch copies lazy parameters, but not these
-            memo[id(buffer)] = UninitializedBuffer(False, buffer.device, buffer.dtype)
+            memo[id(buffer)] = UninitializedBuffer(  # type: ignore[call-arg]
+                device=buffer.device, dtype=buffer.dtype
+            )
     for tensor in loose_tensors(module):
         if not tensor.is_leaf:
             memo.setdefault(id(tensor), tensor.detach().clone())

@@ -227,7 +227,7 @@ def test_absorb_and_pool():
     before = {n: p.detach().clone() for n, p in net.named_parameters()}
     deeper = nestling.pack(net.subnet(net.space.full))
     shallower = {n: a.counts[0] for n, a in net.space.axes.items() if a.kind == "depth"}
-    with pytest.raises(SpecError, match="no packed copy .* tensors that the subnet has not"):
+    with pytest.raises(SpecError, match=r"no packed copy .* tensors that the subnet has not"):
         net.absorb(shallower, deeper)  # its tuned blocks would be dropped
     assert all(torch.equal(p, before[n]) for n, p in net.named_parameters())
     assert net.pooled(spec) is net.pooled(dict(spec))

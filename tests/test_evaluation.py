@@ -65,3 +65,24 @@ def test_other_metrics(small):
 def test_bad_data(data, metric, message):
     with pytest.raises(DataError, match=message):
         nestling.evaluate(nn.Linear(2, 2), data, metric)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets"),
+    [
+        (torch.randn(4, 10), torch.randn(4, 10)),
+        (torch.randn(4, 1), torch.randn(4, 1)),
+        (torch.randn(4, 1), torch.randn(4)),
+        (torch.randn(4), torch.randn(4)),
+        (torch.randn(4), torch.ones(4).long()),
+    ],
+)
+def test_accuracy_of_another_task_asks_for_a_metric(outputs, targets):
+    with pytest.raises(DataError, match="pass metric="):
+        nestling.evaluate(nn.Identity(), [(outputs, targets)])
+
+
+def test_accuracy_takes_class_numbers_that_are_floats():
+    scores = torch.eye(3)
+    found = nestling.evaluate(nn.Identity(), [(scores, torch.tensor([0.0, 1.0, 0.0]))])
+    assert found == pytest.approx(2 / 3)

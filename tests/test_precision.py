@@ -182,9 +182,7 @@ def test_a_failed_fit_leaves_the_layout(channels_last, failing):
             assert tensor.untyped_storage().data_ptr() == shared.untyped_storage().data_ptr()
 
 
-@pytest.mark.parametrize(
-    "given", [torch.optim.Adam(LINEAR.parameters()), "sgd", 0.1, {"lr": 0.1}]
-)
+@pytest.mark.parametrize("given", [torch.optim.Adam(LINEAR.parameters()), "sgd", 0.1, {"lr": 0.1}])
 def test_an_optimizer_is_made_by_a_function(given):
     with pytest.raises(ModelError, match=r"function from parameters.*optimizer=lambda p"):
         fit(net_of(Convolved), optimizer=given)
@@ -215,3 +213,16 @@ def test_a_resumed_training_keeps_what_was_found(kind, tmp_path, same):
         assert menu.facts == expected.facts
         assert is_plain(net) == is_plain(whole)
         assert same(tensors_of(whole.model), tensors_of(net.model))
+
+
+def test_a_trial_of_a_module_alone_changes_nothing(same):
+    net, alone = net_of(Viewing), Viewing()
+    before = cloned(tensors_of(alone))
+    wanted = alternatives("bfloat16", choose("bfloat16", CPU, net.model))
+    found, why = tried(wanted, net, IMAGES, LABELS, F.cross_entropy, alone)
+    assert found == wanted[1]
+    assert "view" in why
+    assert same(before, tensors_of(alone))
+    assert all(p.grad is None for p in alone.parameters())
+    assert alone.training
+    assert alone.conv.weight.is_contiguous()

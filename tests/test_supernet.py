@@ -602,3 +602,18 @@ def test_a_spec_of_another_net_is_checked():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert nestling.Spec(thin.space, {"left": 4})["mix"] == 8
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((2, 8), r"torch\.randn\(2, 8\)"),
+        ({"x": X}, r"keyword inputs go into kwargs="),
+        (X.numpy(), r"torch\.from_numpy"),
+        ("text", r"inputs that the model accepts$"),
+    ],
+)
+def test_inputs_of_another_kind(given, said):
+    with pytest.raises(ModelError, match=said) as found:
+        Supernet(torch.nn.Linear(8, 8), given)
+    assert "\n" not in str(found.value)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from pathlib import Path
+from types import FrameType
 
 import torch
 
@@ -19,4 +21,22 @@ def line_of(error: BaseException) -> str:
         path = Path(frame.filename)
         if path.suffix == ".py" and not any(package in path.parents for package in PACKAGES):
             return f"{path.name}:{frame.lineno}"
+    return ""
+
+
+def line_of_run() -> str:
+    """Return `file.py:12` for the line of the model's code that runs now; empty if it has none.
+
+    To be called while an op of a model that we run is dispatched. What called us is not told.
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and PACKAGES[1] in Path(frame.f_code.co_filename).parents:
+        frame = frame.f_back  # our own, which the op was dispatched to
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if PACKAGES[1] in path.parents:
+            return ""  # it is what runs the model
+        if path.suffix == ".py" and PACKAGES[0] not in path.parents:
+            return f"{path.name}:{frame.f_lineno}"
+        frame = frame.f_back
     return ""

@@ -102,7 +102,8 @@ def strengthen_weights(model: nn.Module, gain: float) -> list[tuple[Tensor, floa
     """Scale the weights of layers up so that a signal keeps its size from layer to layer.
 
     With torch's own first weights it shrinks by more than half at every layer: behind twenty layers
-    without norms nothing is left of what a cut in the first one changes.
+    without norms nothing is left of what a cut in the first one changes. Some libraries start the
+    scales of norms near zero (0.02 and random): then nothing passes a norm either.
 
     Args:
         model: is changed.
@@ -114,12 +115,14 @@ def strengthen_weights(model: nn.Module, gain: float) -> list[tuple[Tensor, floa
     """
     changed: list[tuple[Tensor, float]] = []
     with torch.no_grad():
-        for tensor in model.parameters():
-            if tensor.dim() > 1 and tensor.is_floating_point() and tensor.numel():
+        for name, tensor in model.named_parameters():
+            scale = tensor.dim() == 1 and name.rpartition(".")[2] == "weight"
+            if (scale or tensor.dim() > 1) and tensor.is_floating_point() and tensor.numel():
                 size = float(tensor.double().norm()) / len(tensor) ** 0.5
-                if 0 < size < gain:
-                    tensor.mul_(gain / size)
-                    changed.append((tensor, gain / size))
+                wanted = min(gain, 1.0) if scale else gain  # a norm's scale multiplies size one
+                if 0 < size < wanted:
+                    tensor.mul_(wanted / size)
+                    changed.append((tensor, wanted / size))
     return changed
 
 

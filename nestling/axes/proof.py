@@ -115,7 +115,7 @@ class Prover:
             if name not in space.axes:
                 continue
             if space.axes[name].kind == "depth":
-                space = self._settle_depth(space, name)
+                space = self._settle_rehearsed(self._settle_depth(space, name), name)
             elif self.roles[name] in self.ties:
                 self.alike.append(name)
             else:
@@ -230,6 +230,8 @@ class Prover:
         if failing is None:
             if verdict(len(below)).noticed:
                 return space
+            if self.trials.rouse():
+                return self._settle_depth(space, name)
             reason = "passing blocks by does not change the output, so nothing can be proven"
             return self._frozen(space, name, Verdict(False, 0.0, reason), {})
         last = _first_failing(failing, lambda number: verdict(number).holds)
@@ -241,6 +243,11 @@ class Prover:
         note = f"{name}: at least {counts[0]} blocks are kept, because with fewer {why}"
         axes = {**space.axes, name: replace(axis, counts=counts)}
         return replace(space, axes=axes, notes=(*space.notes, note))
+
+    def _settle_rehearsed(self, space: Space, name: str) -> Space:
+        """Freeze a depth axis whose blocks cannot be passed by in training."""
+        error = self.trials.depth_error(space, name) if name in space.axes else ""
+        return self._frozen(space, name, Verdict(False, 0.0, error), {}) if error else space
 
     def _some(self, axis: Axis, least: int) -> int:
         """Return a random count that cuts something; on the grid of allowed counts or off it."""

@@ -20,6 +20,7 @@ from nestling import extent as extents
 from nestling.axes import expression as algebra
 from nestling.axes.expression import Atom, Expression
 from nestling.axes.lineage import Step
+from nestling.axes.location import line_of_run
 from nestling.axes.scales import Follows, numbers_of
 from nestling.axes.structure import tensors_in
 from nestling.axes.tracer import Trace, run
@@ -98,7 +99,8 @@ class Replayer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
         if self.op >= len(self.trace.names) or self.trace.names[self.op] != name:
-            raise OtherPath(name)
+            line = line_of_run()
+            raise OtherPath(f"{name} at {line}" if line else name)
         replay = self.trace.replays.get(self.op)
         if self.op in self.numbers:
             args = (args[0], self.numbers[self.op], *args[2:])

@@ -2,15 +2,19 @@
 
 When a cut subnet fails, its module calls are compared one by one with the reference. At the first
 module that goes wrong, the integers that equal a size its code passed to an op are tried; one is
-kept if the subnet then gets further. Values alone prove nothing: another integer may be equal.
+kept if the subnet then gets further. Values alone prove nothing: another integer may be equal, and
+another size may be cut to the same count. So attributes are looked for at counts at which the sizes
+differ first, and where the way that was taken ends, other ways that led as far are taken.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import random
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,99 +24,163 @@ from torch.utils._pytree import tree_leaves
 from nestling import extent as extents
 from nestling.axes.comparison import Tolerance, compare
 from nestling.axes.reference import returned
+from nestling.axes.scales import Follows
 from nestling.axes.tracer import run
 from nestling.axes.trials import Call, Trials
-from nestling.extent import Concat, Counts, Extent, Product
-from nestling.spec import Attribute, Space
+from nestling.extent import Along, Concat, Counts, Extent, Product
+from nestling.spec import Attribute, Axis, Space
 from nestling.subnet import holder_of, is_config
 
 TRIES = 40  # trials for one wrong module
+AGAIN = 24  # trials for other ways, once the first one has ended
+CUTS = 12  # counts among which those are chosen that tell sizes apart
 MANY = 1_000_000  # ops of one module call, at most
+
+
+@dataclass(frozen=True)
+class Way:
+    """Attributes that were added to a space, and how far the subnet gets with them.
+
+    Attributes:
+        space: with the attributes.
+        follows: numbers of the masked model that follow kept sizes with them (`axes.scales`).
+        far: how many module calls agree with the reference (see `first_wrong`).
+        where: the first module that does not.
+    """
+
+    space: Space
+    follows: Follows
+    far: float
+    where: str
 
 
 def repaired(trials: Trials, space: Space, counts: Counts) -> Space | None:
     """Return the space with the size attributes that make a cut work; None if none do."""
+    clear = _telling(trials, space, counts)
+    if clear is not None:
+        space = _searched(trials, space, clear) or space
+    return _searched(trials, space, counts)
+
+
+def _searched(trials: Trials, space: Space, counts: Counts) -> Space | None:
+    """Follow the way that gets furthest; where it ends, go back to others that led as far."""
+    before = trials.follows
     expected = trials.calls(space, counts)
-    far, where = first_wrong(trials, space, counts, expected)
-    while far != float("inf"):
-        follows = trials.follows
-        found = _further(trials, space, counts, expected, far, where)
-        if found is None:
-            return None
-        space, far, where = found
-        if trials.follows is not follows:
-            expected = trials.calls(space, counts)
-    return space if trials.check(space, counts).holds else None
+    again: list[int] = []  # trials that are left, once the first way has ended
+    ways = [iter([Way(space, before, *first_wrong(trials, space, counts, expected))])]
+    while ways:
+        way = next(ways[-1], None)
+        if way is None:
+            ways.pop()
+            again = again or [AGAIN]
+            continue
+        if trials.follows is not way.follows or again:
+            trials.follows = way.follows
+            expected = trials.calls(way.space, counts)
+        if way.far < float("inf"):
+            ways.append(_further(trials, way, counts, expected, again))
+        elif trials.check(way.space, counts).holds:
+            return way.space
+    trials.follows = before
+    return None
 
 
 def _further(
-    trials: Trials, space: Space, counts: Counts, expected: Sequence[Call], far: float, where: str
-) -> tuple[Space, float, str] | None:
-    """Return the space with attributes of the wrong module that let the subnet get further.
+    trials: Trials, way: Way, counts: Counts, expected: Sequence[Call], again: list[int]
+) -> Iterator[Way]:
+    """Yield the way with attributes of the wrong module that let the subnet get further.
 
     Best is another module call that agrees with the reference. Where a module needs several
-    attributes at once, more ops of the right shapes are a step on the way.
+    attributes at once, more ops of the right shapes are a step on the way. Those after the first
+    lead just as far.
+
+    Args:
+        trials: of the model.
+        way: so far.
+        counts: the cut.
+        expected: calls of the reference, for that way.
+        again: holds how many trials are left, once the caller has come back.
     """
-    tries = 0
-    step: tuple[Space, float, str] | None = None
-    for path in _upwards(where):
-        candidates = list(_candidates(trials, space, path, counts))
-        for added in _together(trials, space, candidates, counts):
-            if tries == TRIES or (len(_roles(added)) > 1 and step is not None):
-                return step
-            tries += 1
-            trial = replace(space, attributes=(*space.attributes, *added))
-            reached, wrong = first_wrong(trials, trial, counts, expected)
-            if reached < math.floor(far) + 1:
-                found = _following(trials, trial, counts, math.floor(far) + 1)
-                reached, wrong = found or (reached, wrong)
-            if reached >= math.floor(far) + 1:
-                return trial, reached, wrong
-            if reached > (far if step is None else step[1]):
-                step = trial, reached, wrong
-        if step is not None:
-            return step
-    return step
+    goal = math.floor(way.far) + 1
+    left = TRIES
+    sizes: set[int] = set()  # of the attributes that led to the next call
+    near = trials.sizes(way.space).get(way.where.rpartition(".")[0], {})
+    for path in (way.where, *_silent(trials, way.where), *_above(way.where)):
+        steps: list[Way] = []
+        for added in _together(trials, way.space, path, counts):
+            if sizes and sizes.isdisjoint(a.extent.size for a in added):
+                continue  # no number that was mistaken for one of them
+            if not any(a.extent in near.get(a.extent.size, ()) for a in added):
+                continue  # the size of a module far away
+            if not left or (len(_roles(added)) > 1 and steps) or not _may_try(again):
+                break
+            left -= 1
+            trials.follows = way.follows
+            trial = replace(way.space, attributes=(*way.space.attributes, *added))
+            reached, wrong, only_values = _compared(trials, trial, counts, expected)
+            if reached < goal and only_values:
+                reached, wrong = _following(trials, trial, counts, goal) or (reached, wrong)
+            next_way = Way(trial, trials.follows, reached, wrong)
+            if reached >= goal:
+                sizes.update(a.extent.size for a in added)
+                yield next_way
+            elif reached > way.far:
+                steps.append(next_way)
+        if sizes:
+            return
+        if steps:
+            furthest = max(step.far for step in steps)
+            yield from (step for step in steps if step.far == furthest)
+            return
+
+
+def _may_try(again: list[int]) -> bool:
+    """Count a trial, once the first way has ended; return whether there was one left."""
+    if again:
+        again[0] -= 1
+    return not again or again[0] >= 0
 
 
 def _roles(attributes: Sequence[Attribute]) -> set[tuple[str, int | None]]:
     return {(a.name, a.index) for a in attributes}
 
 
-def _together(
-    trials: Trials, space: Space, candidates: Sequence[Attribute], counts: Counts
-) -> Iterator[list[Attribute]]:
+def _together(trials: Trials, space: Space, path: str, counts: Counts) -> Iterator[list[Attribute]]:
     """Yield what is tried at once: an attribute of all modules of a class, then all of this one.
 
     Those whose like was found before, in another module of the class, come first.
     """
     modules = dict(trials.model.named_modules())
-    known = {(type(modules[a.module]), a.name, a.index) for a in space.attributes}
-    ordered = sorted(
-        candidates, key=lambda a: (type(modules[a.module]), a.name, a.index) not in known
-    )
+    kind = type(modules[path])
+    taken = _taken(trials, space)
+    known = {_role(a, space) for a in space.attributes if type(modules[a.module]) is kind}
+    own = list(_candidates(trials, space, path, counts, taken))
+    ordered = sorted(own, key=lambda a: _role(a, space) not in known)
+    alike: list[dict[object, Attribute]] = []  # of the other modules of the class
+    if ordered:
+        others = [p for p, module in modules.items() if type(module) is kind and p != path]
+        for other in others:
+            found = list(_candidates(trials, space, other, counts, taken))
+            alike.append({_role(a, space): a for a in reversed(found)})
     for attribute in ordered:
-        alike = [attribute]
-        for path, module in modules.items():
-            if type(module) is type(modules[attribute.module]) and path != attribute.module:
-                own = _candidates(trials, space, path, counts)
-                alike += [a for a in own if _same_role(a, attribute)][:1]
-        yield alike
+        role = _role(attribute, space)
+        yield [attribute, *(theirs[role] for theirs in alike if role in theirs)]
     whole = {(a.name, a.index): a for a in reversed(ordered)}
     if len(whole) > 1:
         yield list(whole.values())
 
 
-def _same_role(one: Attribute, other: Attribute) -> bool:
-    same = (one.name, one.index) == (other.name, other.index)
-    return same and _shape(one.extent) == _shape(other.extent)
+def _role(attribute: Attribute, space: Space) -> object:
+    return attribute.name, attribute.index, _shape(attribute.extent, space)
 
 
-def _shape(extent: Extent) -> object:
-    """Return how an extent is built, whatever its axes are called and however long they are."""
+def _shape(extent: Extent, space: Space) -> object:
+    """Return how an extent is built of axes of which kinds, whatever their names and sizes."""
     match extent:
         case Product(inner) | Concat(inner):
-            return type(extent), *map(_shape, inner)
+            return type(extent), *(_shape(part, space) for part in inner)
+        case Along(axis):
+            return type(extent), space.axes[axis].kind
     return type(extent)
 
 
@@ -123,10 +191,18 @@ def first_wrong(
 
     The fraction tells how many ops of that one had the right shapes.
     """
+    far, where, _ = _compared(trials, space, counts, expected)
+    return far, where
+
+
+def _compared(
+    trials: Trials, space: Space, counts: Counts, expected: Sequence[Call]
+) -> tuple[float, str, bool]:
+    """Return what `first_wrong` does, and whether only the values there are wrong."""
     try:
         subnet = trials.subnet(space, counts)
     except Exception:  # noqa: BLE001  (an attribute that does not fit)
-        return -1, ""
+        return -1, "", False
     progress = Progress(trials, expected, counts)
     with progress.watch(subnet):
         try:
@@ -134,8 +210,9 @@ def first_wrong(
         except Exception:  # noqa: BLE001  (the user's code runs here)
             progress.stop()
     if progress.wrong is None:
-        return float("inf"), ""
-    return progress.agreed + min(progress.ops, MANY - 1) / MANY, progress.wrong
+        return float("inf"), "", False
+    far = progress.agreed + min(progress.ops, MANY - 1) / MANY
+    return far, progress.wrong, progress.only_values
 
 
 def _following(
@@ -151,13 +228,18 @@ def _following(
     return None
 
 
+class _WrongError(Exception):
+    """A module went wrong: there is no need to run the rest."""
+
+
 class Progress(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Watches a subnet's module calls and ops, and stops counting at the first that goes wrong.
+    """Watches a subnet's module calls and ops, and ends the run at the first that goes wrong.
 
     Attributes:
         agreed: module calls whose results agree with the reference.
         ops: ops since then that gave the traced shapes.
         wrong: path of the first module that does not agree.
+        only_values: whether what it returned has the right shapes.
     """
 
     def __init__(self, trials: Trials, expected: Sequence[Call], counts: Counts) -> None:
@@ -168,6 +250,7 @@ class Progress(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.tolerance: Tolerance = trials.tolerance
         self.agreed = self.ops = 0
         self.wrong: str | None = None
+        self.only_values = False
         self.running: list[str] = []
         self.shapes = trials.shapes_after(0, counts)
         self.astray = False
@@ -207,58 +290,92 @@ class Progress(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _look(self, path: str, tensors: Sequence[Tensor]) -> None:
         self.running.pop()
         if self.wrong is not None:
-            return
+            return  # the code has caught the error
         call = self.expected[self.agreed] if self.agreed < len(self.expected) else None
-        if (
-            call is not None
-            and call.path == path
-            and compare(tensors, call.tensors, self.tolerance).holds
-        ):
+        same = call is not None and call.path == path
+        if call is not None and same and compare(tensors, call.tensors, self.tolerance).holds:
             self.agreed += 1
             self.ops, self.astray = 0, False
             self.shapes = self.trials.shapes_after(call.ops, self.counts)
-        else:
-            self.wrong = path
+            return
+        self.wrong = path
+        if call is not None and same:
+            self.only_values = [t.shape for t in tensors] == [t.shape for t in call.tensors]
+        raise _WrongError(path)
 
 
-def _candidates(trials: Trials, space: Space, path: str, counts: Counts) -> Iterator[Attribute]:
+def _candidates(
+    trials: Trials,
+    space: Space,
+    path: str,
+    counts: Counts,
+    taken: Container[tuple[int, str, int | None]],
+) -> Iterator[Attribute]:
     """Yield the integers of a module that equal a size of its own that is cut."""
-    sizes: dict[int, list[Extent]] = {}
-    for extent in _own_sizes(trials, space, path):
-        for part in extents.pieces_of(extent):  # code computes sizes from smaller ones
-            same = sizes.setdefault(part.size, [])
-            if part not in same and extents.count(part, counts) != part.size:
-                same.append(part)
-    taken = {
-        (id(holder), name, a.index)
-        for a in space.attributes
-        for holder, name in [holder_of(trials.model.get_submodule(a.module), a.name)]
-    }
     module = trials.model.get_submodule(path)
-    for key, index, value in _integers(module):
-        found = sizes.get(value, [])
+    integers = list(_integers(module))
+    sizes = trials.sizes(space).get(path, {}) if integers else {}
+    for key, index, value in integers:
+        found = [part for part in sizes.get(value, ()) if extents.count(part, counts) != value]
         if found:
             holder, name = holder_of(module, key)
             if (id(holder), name, index) not in taken:
                 yield from (Attribute(path, key, index, extent) for extent in found)
 
 
-def _own_sizes(trials: Trials, space: Space, path: str) -> Iterator[Extent]:
-    """Yield the sizes that a module's code passed to ops, then those of its parameters."""
-    inside = f"{path}." if path else ""
-    for argument, extent in trials.discovery.sizes:
-        if argument.module == path or argument.module.startswith(inside):
-            yield trials.current(extent)
-    for name, layout in space.layouts.items():
-        if name.startswith(inside):
-            yield from layout.extents
+def _taken(trials: Trials, space: Space) -> set[tuple[int, str, int | None]]:
+    """Return the numbers that follow axes already, by who holds them."""
+    return {
+        (id(holder), name, a.index)
+        for a in space.attributes
+        for holder, name in [holder_of(trials.model.get_submodule(a.module), a.name)]
+    }
 
 
-def _upwards(path: str) -> Iterator[str]:
+def _telling(trials: Trials, space: Space, counts: Counts) -> Counts | None:
+    """Return counts of the same axes at which sizes differ that are cut alike; None if none do.
+
+    Where one of eight heads of eight is left, an embedding of eight looks like all heads together.
+    """
+    rivals: set[tuple[Extent, Extent]] = set()
+    for path, module in trials.model.named_modules():
+        sizes = trials.sizes(space).get(path, {})
+        for value in {value for _, _, value in _integers(module)}:
+            rivals.update(itertools.combinations(sizes.get(value, ()), 2))
+
+    def confused(some: Counts) -> int:
+        pairs = ((extents.count(a, some), extents.count(b, some), a.size) for a, b in rivals)
+        return sum(one == other < size for one, other, size in pairs)
+
+    generator = random.Random(0)
+    best, least = None, confused(counts)
+    for _ in range(CUTS if least else 0):
+        some = {name: _other(space.axes[name], counts[name], generator) for name in counts}
+        if confused(some) < least:
+            best, least = some, confused(some)
+    return best
+
+
+def _other(axis: Axis, given: int, generator: random.Random) -> int:
+    """Return some count that cuts an axis: an allowed one where the given one is."""
+    grid = axis.counts[:-1] if given in axis.counts[:-1] else range(1, axis.size)
+    return generator.choice(grid) if axis.kind != "depth" and grid else given
+
+
+def _silent(trials: Trials, path: str) -> Iterator[str]:
+    """Yield the parts of a module that it never calls: their methods run in its name."""
+    called = {called for called, _ in trials.discovery.trace.calls}
+    for name, _ in trials.model.get_submodule(path).named_children():
+        inner = f"{path}.{name}" if path else name
+        if inner not in called:
+            yield inner
+            yield from _silent(trials, inner)
+
+
+def _above(path: str) -> Iterator[str]:
     while path:
-        yield path
         path = path.rpartition(".")[0]
-    yield ""
+        yield path
 
 
 def _integers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:

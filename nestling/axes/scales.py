@@ -74,12 +74,12 @@ class Numbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._attention = _Attention()
 
     def __enter__(self) -> Any:
-        self._attention.__enter__()
+        self._attention.__enter__()  # type: ignore[no-untyped-call]
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *raised: Any) -> None:
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
-        self._attention.__exit__(*raised)
+        self._attention.__exit__(*raised)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

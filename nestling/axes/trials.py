@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +28,10 @@ from nestling.axes.preparation import (
     with_batch,
 )
 from nestling.axes.reference import OtherPath, Replayer, cut, returned, run_masked, run_permuted
+from nestling.axes.rehearsal import Rehearsal
 from nestling.axes.residual import dropped
 from nestling.axes.scales import Follows, Numbers, can_follow, followed
+from nestling.axes.sizes import SizesByModule, sizes_by_module
 from nestling.axes.structure import map_tensors, tensors_in
 from nestling.axes.ties import Tie, expression_of
 from nestling.axes.tracer import run
@@ -83,6 +86,7 @@ class Trials:
         self.outputs = outputs
         self.owners = {atom: name for name, atom in discovery.atoms.items()}
         self.became: Tie = {}
+        self._sizes: tuple[tuple[object, ...], SizesByModule] | None = None
         self.tolerance = TOLERANCES.get(discovery.trace.precision, TOLERANCES[torch.float32])
         self.gradients = {name: SharedGradient(p) for name, p in model.named_parameters()}
         generator = torch.Generator().manual_seed(seed)
@@ -206,9 +210,33 @@ class Trials:
                     buffer.copy_(value)
         return strange
 
-    def _training_error(self, module: nn.Module) -> str:
+    def depth_error(self, space: Space, name: str) -> str:
+        """Return why the blocks of a depth axis cannot be passed by in training; "" if they can."""
+        if self._rehearsal is None:
+            return ""
+        counts = {name: space.axes[name].counts[0]}
+        try:
+            return self._rehearsal.error(space, counts, pack(self.subnet(space, counts)))
+        except OtherPath:
+            return ""  # the training run changes from call to call
+        except Exception as error:  # noqa: BLE001  (the user's code runs here)
+            return f"in training, a subnet without its blocks does not run: {_short(error)}"
+
+    @functools.cached_property
+    def _rehearsal(self) -> Rehearsal | None:
+        """The model's training run; None if it does not run so."""
+        with contextlib.suppress(Exception):  # the user's code runs here
+            return Rehearsal(self.model, self._training_inputs(), self.tensors, self.tolerance)
+        return None
+
+    def _training_inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return at least two examples: norms want that many in training."""
         given = self.args, self.kwargs
         args, kwargs = with_batch(given, 2) if batch_of(given) == 1 else given
+        return args, kwargs
+
+    def _training_error(self, module: nn.Module) -> str:
+        args, kwargs = self._training_inputs()
         devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
         try:
             with torch.random.fork_rng(devices=list(devices)):
@@ -259,9 +287,8 @@ class Trials:
 
     def merge(self, group: Sequence[str]) -> None:
         """Let the first axis of a group own the units of all of them."""
-        for atom, owner in self.owners.items():
-            if owner in group:
-                self.owners[atom] = group[0]
+        owners = self.owners.items()
+        self.owners = {atom: group[0] if name in group else name for atom, name in owners}
 
     def bind(self, tie: Tie) -> Callable[[], None]:
         """Let axes become what a tie says; return a function that undoes it."""
@@ -295,6 +322,15 @@ class Trials:
             return Along(owner, at.size) if owner else Fixed(at.size)
 
         return extents.substitute(extent, rename)
+
+    def sizes(self, space: Space) -> SizesByModule:
+        """Return the sizes that each module's code can have asked for (see `axes.sizes`)."""
+        made_for = space.layouts, self.owners, self.became
+        if self._sizes is None or any(map(operator.is_not, made_for, self._sizes[0])):
+            noted = dict.fromkeys((at.module, e) for at, e in self.discovery.sizes)
+            current = ((module, self.current(extent)) for module, extent in noted)
+            self._sizes = made_for, sizes_by_module(current, space.layouts)
+        return self._sizes[1]
 
     def _by_atom(self, counts: Counts) -> dict[Atom, int]:
         return {atom: counts[name] for atom, name in self.owners.items() if name in counts}

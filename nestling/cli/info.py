@@ -31,9 +31,7 @@ def add_to(app: typer.Typer) -> None:
     )(info)
 
 
-def info(
-    file: File, model: OwnModel = None, arg: ModelArgs = None, json: AsJson = False
-) -> None:
+def info(file: File, model: OwnModel = None, arg: ModelArgs = None, json: AsJson = False) -> None:
     """Show the menu of a model file, with its latencies where they were measured.
 
     A model of your own class need not be named; one that is named is checked to fit the file.

@@ -79,7 +79,8 @@ def own_options(model: str, args: Mapping[str, Any]) -> str:
     if ".py:" not in model:
         return ""
     pairs = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in args.items()]
-    return " " + shlex.join(["--model", model, *(word for pair in pairs for word in ("--arg", pair))])
+    named = [word for pair in pairs for word in ("--arg", pair)]
+    return " " + shlex.join(["--model", model, *named])
 
 
 def read_header_id(file: Path) -> str:

@@ -45,7 +45,9 @@ def train(
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float32-channels-last.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, float32, bfloat16 or float32-channels-last.")
+    ] = "auto",
     threads: Threads = None,
     step: Annotated[
         int | None, typer.Option(min=1, help="What counts go in. (default: hardware-friendly)")

@@ -4,7 +4,9 @@ import copy
 import copyreg
 import functools
 import logging
+from collections import OrderedDict
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -311,7 +313,7 @@ def test_a_header_whose_full_net_disagrees_is_refused(net):
     value = copy.deepcopy(space_to_json(net.space))
     row = next(row for row in value["settings"] if row[1] == "config.size")
     row[4].append([["axis", "enter", 32], 31])
-    with pytest.raises(ValueError, match="'config.size' would have to be 32 and 31 at once"):
+    with pytest.raises(ValueError, match=r"'config.size' would have to be 32 and 31 at once"):
         space_from_json(value)
 
 
@@ -374,6 +376,8 @@ REDUCED = Reduced()
 
 def test_what_says_how_it_is_copied_is_no_config(monkeypatch):
     assert is_config(Tabled())
+    assert is_config(SimpleNamespace(size=3))  # of the built-in ways, these make new objects
+    assert is_config(type("Table", (OrderedDict,), {})())
     own = Tabled()
     own.__deepcopy__ = lambda memo: own
     monkeypatch.setitem(copyreg.dispatch_table, Tabled, lambda each: (Tabled, ()))
@@ -397,7 +401,7 @@ class Reader(nn.Module):
 
     @classmethod
     def make(cls, config):
-        config.size = 20
+        config.size, config.next = 20, 24
         return cls(config)
 
 

@@ -289,3 +289,39 @@ class Untrainable(Plain):
 
 def test_a_model_that_never_runs_in_training_keeps_its_axes():
     assert list(Supernet(Untrainable(), IMAGE).space.axes) == ["conv"]
+
+
+class Halved(nn.Module):
+    """In training it returns something else than what it is given, plus a branch."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+        self.norm, self.up, self.down = nn.BatchNorm1d(8), nn.Linear(8, 12), nn.Linear(12, 8)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.drop(self.down(self.up(self.norm(x)).relu()))
+        return branch + (self.share * x if self.training and self.share < 1 else x)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_blocks_are_passed_by_in_training_as_in_evaluation(share):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), *(Halved(share) for _ in range(3)), nn.Linear(8, 2))
+    net = Supernet(model.eval(), torch.randn(3, 6))
+    assert any(axis.kind == "depth" for axis in net.space.axes.values()) == (share == 1.0)
+    assert ("1.depth is frozen: in training" in str(net.space)) == (share < 1.0), net.space
+    assert int(model[1].norm.num_batches_tracked) == 0
+
+
+def test_signal_passes_norms_whose_scales_start_near_zero():
+    """Some libraries start them at random numbers of size 0.02."""
+    torch.manual_seed(0)
+    layers = [m for _ in range(8) for m in (nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.SiLU())]
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), *layers, nn.Flatten(), nn.Linear(32, 2))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 0, 0.02)
+    net = Supernet(model.eval(), torch.randn(1, 3, 2, 2))
+    assert len(net.space.axes) == 9, net.space

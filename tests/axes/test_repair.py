@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from nestling.axes.comparison import Verdict
 from nestling.axes.discovery import discover
 from nestling.axes.proof import Prover, double
-from nestling.extent import Counts
+from nestling.extent import Counts, Product
 from nestling.header import space_from_json, space_to_json
+from nestling.setting import holder_of, is_config
 from nestling.spec import Space
-from nestling.subnet import holder_of, is_config
 from nestling.supernet import Supernet
 
 X = torch.randn(2, 12, generator=torch.Generator().manual_seed(0))
@@ -202,3 +202,86 @@ def test_head_sizes_of_queries_and_values_are_cut_apart():
     space = proven(Attend(), lambda space: space)
     sizes = [axis.size for axis in space.axes.values() if axis.kind == "head_size"]
     assert sizes == [4, 4], space
+
+
+class Wide(nn.Module):
+    """The width of all heads together is as large as the embedding, and the code keeps it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.attn_dim = 4, 16, 64
+        self.qkv, self.proj = nn.Linear(64, 192), nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, _ = x.shape
+        parts = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).reshape(batch, tokens, self.attn_dim))
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.attn = nn.LayerNorm(64), Wide()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.attn(self.norm(x))
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 64)
+        self.blocks = nn.ModuleList(Residual() for _ in range(3))
+        self.last = nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x.view(2, 2, 6).repeat(1, 3, 1).cumsum(1))
+        for block in self.blocks:
+            x = block(x)
+        return self.last(x)
+
+
+def test_equal_sizes_of_other_axes_are_told_apart():
+    """One head of eight looks like an embedding of eight, where both are cut."""
+    torch.manual_seed(0)
+    space = proven(Tokens(), lambda space: space)
+    widths = [a.extent for a in space.attributes if a.name == "attn_dim"]
+    assert len(widths) == 3
+    assert all(isinstance(extent, Product) for extent in widths), widths
+    assert not space.rewrites
+
+
+class Bias(nn.Module):
+    """Is never called: the attention asks it for its bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 4
+        self.table = nn.Linear(2, 4)
+
+    def get(self, tokens: int) -> Tensor:
+        places = torch.linspace(0, 1, 2 * tokens * tokens, dtype=self.table.weight.dtype)
+        return self.table(places.view(-1, 2)).view(tokens, tokens, self.heads).permute(2, 0, 1)
+
+
+class Biased(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 4
+        self.qkv, self.back, self.bias = nn.Linear(12, 60), nn.Linear(20, 3), Bias()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.repeat(3, 1).cumsum(0)
+        q, k, v = self.qkv(x).view(1, 6, self.heads, -1).transpose(1, 2).chunk(3, -1)
+        scores = (q @ k.transpose(-2, -1) + self.bias.get(6)).softmax(-1)
+        return self.back((scores @ v).transpose(1, 2).flatten(2))
+
+
+def test_attributes_of_parts_that_are_never_called_are_found():
+    space = proven(Biased(), lambda space: space)
+    assert any(axis.size == 4 for axis in space.axes.values()), space
+    held = {(a.module, a.name) for a in space.attributes}
+    assert {("", "heads"), ("bias", "heads")} <= held
+    assert not space.rewrites

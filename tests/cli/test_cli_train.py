@@ -200,7 +200,7 @@ def test_the_tip_names_ones_own_model(nestling, own_file, tmp_path):
     given = ("--model", f"{own_file}:make_model", "--arg", "width=24", "--threads", 1)
     out = tmp_path / "a run"
     said = nestling("train", *given, "--data", "digits", "--epochs", 1, "--out", out)
-    verb, *words = shlex.split(said.out.splitlines()[-1])
+    _, *words = shlex.split(said.out.splitlines()[-1])
     assert words[1:] == [str(out / "model.nest"), "--model", str(given[1]), "--arg", "width=24"]
     assert nestling(*words, "--seconds", 0.01).code == 0
 

@@ -2,9 +2,11 @@ import threading
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 import nestling
-from nestling import BudgetError, DataError, ModelError, SpecError
+from nestling import BudgetError, DataError, FileError, ModelError, SpecError
 from nestling.costs.latency import Latency
 from nestling.menu import replace
 
@@ -246,3 +248,26 @@ def test_a_misspelt_budget_is_suggested(model, small):
 def test_an_unknown_budget_is_refused(model, given, said):
     with pytest.raises(ModelError, match=said):
         model.choose(**given)
+
+
+class Attentive(nn.Module):
+    """Its weights tell nothing of its number of heads."""
+
+    def __init__(self, heads=4):
+        super().__init__()
+        self.heads = heads
+        self.mix, self.out, self.head = nn.Linear(8, 48), nn.Linear(16, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        parts = self.mix(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        mixed = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in parts))
+        return self.head(self.out(mixed.transpose(1, 2).flatten(2)).mean(1))
+
+
+def test_a_model_of_other_sizes_is_the_fault_of_the_argument(tmp_path):
+    net = nestling.Supernet(Attentive(), torch.randn(2, 5, 8))
+    path = nestling.make_menu(net, [{}], measure=False).save(tmp_path / "own.nest")
+    with pytest.raises(FileError, match=r"model= gives.*heads is 8, where the file has 4") as found:
+        nestling.load(path, model=Attentive(8))
+    assert "intact" not in str(found.value)
+    nestling.load(path, model=Attentive())

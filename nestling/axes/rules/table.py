@@ -55,8 +55,8 @@ def rule(
     """Return a decorator that enters a rule for the ops of these names.
 
     Args:
-        *names: of ops, without the overload: `"my_swish"` is that of any library, `"mine::my_swish"`
-            only that of `mine`, and rules over the former.
+        *names: of ops, without the overload. `"my_swish"` is that of any library,
+            `"mine::my_swish"` that of `mine` alone; the latter rules over the former.
         replayed: see `Rule`.
         resize: see `Rule`.
         evaluate: see `Rule`.
