@@ -33,6 +33,7 @@ from nestling.subnet import holder_of, is_config
 
 TRIES = 40  # trials for one wrong module
 AGAIN = 24  # trials for other ways, once the first one has ended
+WHOLES = 8  # ways to read all numbers of a module at once
 CUTS = 12  # counts among which those are chosen that tell sizes apart
 MANY = 1_000_000  # ops of one module call, at most
 
@@ -57,25 +58,26 @@ class Way:
 def repaired(trials: Trials, space: Space, counts: Counts) -> Space | None:
     """Return the space with the size attributes that make a cut work; None if none do."""
     clear = _telling(trials, space, counts)
-    if clear is not None:
-        space = _searched(trials, space, clear) or space
-    return _searched(trials, space, counts)
+    if clear is None:
+        return _searched(trials, space, counts)
+    better = _searched(trials, _searched(trials, space, clear) or space, counts)
+    return better if better is not None and trials.check(better, clear).holds else None
 
 
 def _searched(trials: Trials, space: Space, counts: Counts) -> Space | None:
     """Follow the way that gets furthest; where it ends, go back to others that led as far."""
-    before = trials.follows
+    before = given = trials.follows
     expected = trials.calls(space, counts)
     again: list[int] = []  # trials that are left, once the first way has ended
-    ways = [iter([Way(space, before, *first_wrong(trials, space, counts, expected))])]
+    ways = [iter([_way(trials, space, counts, expected)])]
     while ways:
         way = next(ways[-1], None)
         if way is None:
             ways.pop()
             again = again or [AGAIN]
             continue
-        if trials.follows is not way.follows or again:
-            trials.follows = way.follows
+        if way.follows is not given or again:
+            trials.follows = given = way.follows
             expected = trials.calls(way.space, counts)
         if way.far < float("inf"):
             ways.append(_further(trials, way, counts, expected, again))
@@ -107,25 +109,24 @@ def _further(
     near = trials.sizes(way.space).get(way.where.rpartition(".")[0], {})
     for path in (way.where, *_silent(trials, way.where), *_above(way.where)):
         steps: list[Way] = []
+        alone = False  # whether a step needs one attribute only
         for added in _together(trials, way.space, path, counts):
             if sizes and sizes.isdisjoint(a.extent.size for a in added):
                 continue  # no number that was mistaken for one of them
             if not any(a.extent in near.get(a.extent.size, ()) for a in added):
                 continue  # the size of a module far away
-            if not left or (len(_roles(added)) > 1 and steps) or not _may_try(again):
+            if not left or (alone and len(_roles(added)) > 1) or not _may_try(again):
                 break
             left -= 1
             trials.follows = way.follows
             trial = replace(way.space, attributes=(*way.space.attributes, *added))
-            reached, wrong, only_values = _compared(trials, trial, counts, expected)
-            if reached < goal and only_values:
-                reached, wrong = _following(trials, trial, counts, goal) or (reached, wrong)
-            next_way = Way(trial, trials.follows, reached, wrong)
-            if reached >= goal:
+            next_way = _way(trials, trial, counts, expected)
+            if next_way.far >= goal:
                 sizes.update(a.extent.size for a in added)
                 yield next_way
-            elif reached > way.far:
+            elif next_way.far > way.far:
                 steps.append(next_way)
+                alone = alone or len(_roles(added)) == 1
         if sizes:
             return
         if steps:
@@ -146,7 +147,8 @@ def _roles(attributes: Sequence[Attribute]) -> set[tuple[str, int | None]]:
 
 
 def _together(trials: Trials, space: Space, path: str, counts: Counts) -> Iterator[list[Attribute]]:
-    """Yield what is tried at once: an attribute of all modules of a class, then all of this one.
+    """Yield what is tried at once: an attribute of all modules of a class, then all of this one,
+    in each way to read them.
 
     Those whose like was found before, in another module of the class, come first.
     """
@@ -165,9 +167,11 @@ def _together(trials: Trials, space: Space, path: str, counts: Counts) -> Iterat
     for attribute in ordered:
         role = _role(attribute, space)
         yield [attribute, *(theirs[role] for theirs in alike if role in theirs)]
-    whole = {(a.name, a.index): a for a in reversed(ordered)}
+    whole: dict[object, list[Attribute]] = {}
+    for attribute in ordered:
+        whole.setdefault((attribute.name, attribute.index), []).append(attribute)
     if len(whole) > 1:
-        yield list(whole.values())
+        yield from map(list, itertools.islice(itertools.product(*whole.values()), WHOLES))
 
 
 def _role(attribute: Attribute, space: Space) -> object:
@@ -215,17 +219,20 @@ def _compared(
     return far, progress.wrong, progress.only_values
 
 
-def _following(
-    trials: Trials, space: Space, counts: Counts, far: float
-) -> tuple[float, str] | None:
-    """Compare again with numbers that the code computes from the attribute (`axes.scales`)."""
+def _way(trials: Trials, space: Space, counts: Counts, expected: Sequence[Call]) -> Way:
+    """Return how far a subnet gets.
+
+    Where only values are wrong, it is compared again with the numbers that its code computes from
+    kept sizes (`axes.scales`); these stay noted in `trials` if it gets to another call.
+    """
+    far, where, only_values = _compared(trials, space, counts, expected)
     before = trials.follows
-    if trials.follow(space, counts):
-        reached = first_wrong(trials, space, counts, trials.calls(space, counts))
-        if reached[0] >= far:
-            return reached
+    if only_values and trials.follow(space, counts):
+        further, other = first_wrong(trials, space, counts, trials.calls(space, counts))
+        if further >= math.floor(far) + 1:
+            return Way(space, trials.follows, further, other)
         trials.follows = before
-    return None
+    return Way(space, before, far, where)
 
 
 class _WrongError(Exception):

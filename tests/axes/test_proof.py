@@ -294,13 +294,13 @@ def test_a_model_that_never_runs_in_training_keeps_its_axes():
 class Halved(nn.Module):
     """In training it returns something else than what it is given, plus a branch."""
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, share):
         super().__init__()
         self.share = share
         self.norm, self.up, self.down = nn.BatchNorm1d(8), nn.Linear(8, 12), nn.Linear(12, 8)
         self.drop = nn.Dropout(0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         branch = self.drop(self.down(self.up(self.norm(x)).relu()))
         return branch + (self.share * x if self.training and self.share < 1 else x)
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from nestling.axes.comparison import Verdict
 from nestling.axes.discovery import discover
 from nestling.axes.proof import Prover, double
+from nestling.axes.repair import repaired
+from nestling.axes.trials import Trials
 from nestling.extent import Counts, Product
 from nestling.header import space_from_json, space_to_json
 from nestling.setting import holder_of, is_config
@@ -214,6 +216,7 @@ class Wide(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, tokens, _ = x.shape
+        x = x.reshape(batch * tokens, x.shape[-1])
         parts = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim)
         q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
         x = F.scaled_dot_product_attention(q, k, v)
@@ -246,11 +249,18 @@ class Tokens(nn.Module):
 def test_equal_sizes_of_other_axes_are_told_apart():
     """One head of eight looks like an embedding of eight, where both are cut."""
     torch.manual_seed(0)
-    space = proven(Tokens(), lambda space: space)
-    widths = [a.extent for a in space.attributes if a.name == "attn_dim"]
+    wide, (args, kwargs) = double(Tokens(), ((X,), {}))
+    found = discover(wide, args, kwargs)
+    trials = Trials(wide, args, kwargs, found, lambda out: out)
+    kept = {"embedding": 8, "heads": 1, "head_size": 8}
+    counts = {n: kept.get(axis.kind, axis.size) for n, axis in found.space.axes.items()}
+    space = repaired(trials, found.space, counts)
+    assert space is not None
+    widths = {a.module: a.extent for a in space.attributes if a.name == "attn_dim"}
     assert len(widths) == 3
-    assert all(isinstance(extent, Product) for extent in widths), widths
-    assert not space.rewrites
+    assert all(isinstance(extent, Product) for extent in widths.values()), widths
+    other = {n: 2 if axis.kind == "heads" else axis.size for n, axis in found.space.axes.items()}
+    assert trials.check(space, other).holds
 
 
 class Bias(nn.Module):
