@@ -25,8 +25,9 @@ from zoo import Case
 
 import nestling
 from nestling.axes.discovery import Discovery, discover
-from nestling.axes.preparation import double, with_batch
+from nestling.axes.preparation import double
 from nestling.axes.proof import Prover
+from nestling.axes.structure import with_batch
 from nestling.construction import picker
 from nestling.extent import Along, Fixed, axes_of, substitute
 from nestling.spec import Frozen, Space

@@ -26,7 +26,7 @@ from nestling.errors import ModelError, SpecError, UncalibratedWarning
 from nestling.extent import Counts
 from nestling.passage import passed_by
 from nestling.rewrite import rewrite
-from nestling.setting import apply, holder_of, is_config, own_holder_of
+from nestling.setting import apply, own_holder_of
 from nestling.skeleton import copy_attributes, copy_skeleton
 from nestling.spec import Attribute, Space
 from nestling.tether import GatherTether, SharedGradient, Tether, tether
@@ -39,9 +39,7 @@ __all__ = [
     "binding",
     "build",
     "expect_calibration",
-    "holder_of",
     "is_calibrated",
-    "is_config",
     "is_statistic",
     "keeps_statistics",
     "order_of",

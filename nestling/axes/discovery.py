@@ -14,9 +14,8 @@ from nestling.axes.attributes import known_attributes
 from nestling.axes.expression import Atom, Expression, Reason, Times
 from nestling.axes.lineage import Step
 from nestling.axes.naming import kinds_of, name_axes
-from nestling.axes.preparation import batch_of, with_batch
 from nestling.axes.residual import Stage, stages
-from nestling.axes.structure import tensors_in
+from nestling.axes.structure import batch_of, tensors_in, with_batch
 from nestling.axes.tracer import SizeArgument, Trace, trace
 from nestling.extent import Along, Concat, Extent, Fixed, Product, axes_of
 from nestling.spec import Axis, Frozen, Layout, Space, Work, allowed_counts
@@ -160,9 +159,7 @@ def _axes(
     return axes
 
 
-def _depth_axes(
-    depths: Sequence[Stage], step: int | Mapping[str, int] | None
-) -> dict[str, Axis]:
+def _depth_axes(depths: Sequence[Stage], step: int | Mapping[str, int] | None) -> dict[str, Axis]:
     """Return the axes of the stages; a step for all axes is one of widths, and not for these."""
     axes = {}
     for stage in depths:

@@ -52,27 +52,6 @@ def _widened(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def batch_of(inputs: Any) -> int:
-    """Return the number of examples in the inputs: the first dimension of the first tensor."""
-    sizes = (leaf.shape[0] for leaf in tensors_in(inputs) if leaf.dim())
-    return max(next(sizes, 1), 1)
-
-
-def with_batch(inputs: Any, batch: int) -> Any:
-    """Return the inputs with another number of examples: the first ones, or all of them repeated.
-
-    Tensors whose first dimension is not the batch stay as they are.
-    """
-    known = batch_of(inputs)
-
-    def resize(leaf: Tensor) -> Tensor:
-        if not leaf.dim() or leaf.shape[0] != known:
-            return leaf
-        return leaf[torch.arange(batch, device=leaf.device) % known]
-
-    return map_tensors(inputs, resize)
-
-
 def randomise_constant_weights(
     model: nn.Module, generator: torch.Generator, elastic: Container[str] = ()
 ) -> list[tuple[Tensor, Any]]:

@@ -28,8 +28,8 @@ from nestling.axes.scales import Follows
 from nestling.axes.tracer import run
 from nestling.axes.trials import Call, Trials
 from nestling.extent import Along, Concat, Counts, Extent, Product
+from nestling.setting import holder_of, is_config
 from nestling.spec import Attribute, Axis, Space
-from nestling.subnet import holder_of, is_config
 
 TRIES = 40  # trials for one wrong module
 AGAIN = 24  # trials for other ways, once the first one has ended

@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -51,6 +52,27 @@ def renewed(value: Any) -> Any:
 
 def _apart(tensor: Tensor) -> Tensor:
     return tensor.detach().clone()
+
+
+def batch_of(inputs: Any) -> int:
+    """Return the number of examples in the inputs: the first dimension of the first tensor."""
+    sizes = (leaf.shape[0] for leaf in tensors_in(inputs) if leaf.dim())
+    return max(next(sizes, 1), 1)
+
+
+def with_batch(inputs: Any, batch: int) -> Any:
+    """Return the inputs with another number of examples: the first ones, or all of them repeated.
+
+    Tensors whose first dimension is not the batch stay as they are.
+    """
+    known = batch_of(inputs)
+
+    def resize(leaf: Tensor) -> Tensor:
+        if not leaf.dim() or leaf.shape[0] != known:
+            return leaf
+        return leaf[torch.arange(batch, device=leaf.device) % known]
+
+    return map_tensors(inputs, resize)
 
 
 def _collect(value: Any, found: list[Tensor], seen: set[int]) -> None:

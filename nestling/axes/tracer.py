@@ -23,7 +23,7 @@ from nestling.axes.expression import Expression, Reason, constant, live
 from nestling.axes.lineage import Call, Lineage
 from nestling.axes.rules import RULES, Rule, lookup, lookup_module
 from nestling.axes.scales import Scale
-from nestling.axes.structure import renewed, tensors_in
+from nestling.axes.structure import batch_of, renewed, tensors_in, with_batch
 from nestling.surroundings import undisturbed
 from nestling.weights import duplicate, tensors_of
 
@@ -391,6 +391,8 @@ def _trace_training(model: nn.Module, given: Any, record: Trace, held: dict[str,
             warnings.simplefilter("ignore")
             _run(twin, args, kwargs, Tracer(extra))
     except Exception:  # noqa: BLE001  (the user's code runs here)
+        if batch_of(given) == 1:  # batch norm wants more of them
+            _trace_training(model, with_batch(given, 2), record, held)
         return
     used = (name for name, storage in before.items() if storage in extra.touched)
     record.touched.update(_storage(held[name]) for name in used)

@@ -21,18 +21,16 @@ from nestling.axes.expression import Atom
 from nestling.axes.location import line_of
 from nestling.axes.preparation import (
     Freshen,
-    batch_of,
     lively_norms,
     randomise_constant_weights,
     strengthen_weights,
-    with_batch,
 )
 from nestling.axes.reference import OtherPath, Replayer, cut, returned, run_masked, run_permuted
 from nestling.axes.rehearsal import Rehearsal
 from nestling.axes.residual import dropped
 from nestling.axes.scales import Follows, Numbers, can_follow, followed
 from nestling.axes.sizes import SizesByModule, sizes_by_module
-from nestling.axes.structure import map_tensors, tensors_in
+from nestling.axes.structure import batch_of, map_tensors, tensors_in, with_batch
 from nestling.axes.ties import Tie, expression_of
 from nestling.axes.tracer import run
 from nestling.errors import ModelError

@@ -49,7 +49,7 @@ class WidthOfHeads(Block):
         return self.out((weights.softmax(-1) @ v).transpose(1, 2).contiguous().view(b, n, c))
 
 
-@trap(shape=SEQUENCE, axes=5, plain=False)
+@trap(shape=SEQUENCE, axes=4, plain=False)
 class ScaleOfAttribute(Block):
     """Separate projections; the size of a head is an attribute, the scale is made of it."""
 
