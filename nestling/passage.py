@@ -266,7 +266,7 @@ def _read(value: Any, levels: int) -> Passage:
 
 def _is_key(value: Any) -> bool:
     number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST
-    return number or (isinstance(value, str) and value.isidentifier())
+    return number or (isinstance(value, str) and value.isidentifier() and value[:1] != "_")
 
 
 def _is_word(name: str) -> bool:

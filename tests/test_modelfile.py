@@ -392,6 +392,7 @@ HOSTILE = {
     "block that is nowhere": (["space", "blocks", 0, 0], "no.such.module"),
     "block that is a weight": (["space", "blocks", 0, 0], "conv1.weight"),
     "block that is the model": (["space", "blocks", 0, 0], ""),
+    "block reaching inside": (["space", "blocks", 0, 3], ["given", "x", "__class__", "__init__"]),
     "block twice": (["space", "blocks", 0, 0], "layer1.2"),
     "block behind the last": (["space", "blocks", 0, 2], 2**30),
     "block before the first": (["space", "blocks", 0, 2], -1),

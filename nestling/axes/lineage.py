@@ -287,5 +287,5 @@ def _places(values: Any, path: tuple[int | str, ...] = ()) -> Iterator[tuple[Any
             yield from _places(value, (*path, index))
     elif type(values) is dict:
         for key, value in values.items():
-            if isinstance(key, str) and key.isidentifier():
+            if isinstance(key, str) and key.isidentifier() and key[:1] != "_":
                 yield from _places(value, (*path, key))
