@@ -226,13 +226,18 @@ def _random(
     return RandomState(tensors, header["random"][moment])
 
 
-def refuse_other(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: Path | None) -> None:
-    """Check that a checkpoint was made with these settings; name those that differ."""
-    different = [
+def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """Return the settings that differ, in words, theirs first."""
+    return [
         f"{key}={theirs.get(key)!r:.200} (now {ours.get(key)!r:.200})"
         for key in dict.fromkeys([*theirs, *ours])
         if theirs.get(key) != ours.get(key)
     ]
+
+
+def refuse_other(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: Path | None) -> None:
+    """Check that a checkpoint was made with these settings; name those that differ."""
+    different = differing(theirs, ours)
     if different:
         raise FileError(
             f"{path} was made with {', '.join(different)}; resume with the same settings, or start "

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nestling import container
+from nestling.checkpoint import differing
 from nestling.errors import FileError
 
 VERSION = 1
@@ -125,11 +126,7 @@ def _truncate(path: Path, end: int) -> None:
 def _refuse_other(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: Path) -> None:
     """Check that a log is that of the same search; name what differs."""
     ours = container.parse_json(container.dump_json(dict(ours)))
-    different = [
-        f"{key}={theirs.get(key)!r:.200} (now {ours.get(key)!r:.200})"
-        for key in dict.fromkeys([*theirs, *ours])
-        if theirs.get(key) != ours.get(key)
-    ]
+    different = differing(theirs, ours)
     if different:
         raise FileError(
             f"{path} is the log of another search, one with {', '.join(different)}; resume with "
