@@ -6,6 +6,8 @@ the start of the epoch) and the place in the data, in one safetensors file; no p
 
 from __future__ import annotations
 
+import json
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -271,3 +273,33 @@ def load_optimizer(
         optimizer.load_state_dict({**state, "param_groups": groups})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise FileError(f"{path} holds the state of another optimiser: {error}") from error
+
+
+def plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a value as JSON gives it back; what JSON does not know by the name of its type."""
+
+    def known(each: Any) -> Any:
+        if isinstance(each, Mapping):
+            return {str(key): known(item) for key, item in each.items()}
+        if isinstance(each, (list, tuple)):
+            return [known(item) for item in each]
+        if isinstance(each, Tensor) and each.numel() == 1:
+            return known(each.item())
+        if each is None or isinstance(each, (str, bool, int)):
+            return each
+        if isinstance(each, float):
+            return each if math.isfinite(each) else str(each)
+        return type(each).__name__
+
+    found: dict[str, Any] = json.loads(container.dump_json(known(value)))
+    return found
+
+
+def optimizer_settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return what tells an optimiser from another: its class and the settings of its groups."""
+    groups = [
+        {key: value for key, value in group.items() if key not in ("params", "param_names")}
+        | {"tensors": len(group["params"])}
+        for group in optimizer.param_groups
+    ]
+    return plain({"optimizer": type(optimizer).__name__, "groups": groups})

@@ -18,6 +18,7 @@ from nestling.data import Batches, Dataset
 from nestling.errors import DataError, FileError, ModelError
 from nestling.evaluation import evaluate
 from nestling.fitting import fit
+from nestling.interruption import Interrupted
 from nestling.menu import Menu
 from nestling.optimizers import default_optimizer
 from nestling.progress import Reporter
@@ -25,7 +26,6 @@ from nestling.report.rows import Page
 from nestling.runfolder import RunFolder
 from nestling.supernet import Supernet
 from nestling.timing import check_narrow
-from nestling.training import Interrupted
 
 MOST_HELD_OUT = 5000  # pictures; more would not make the accuracies much surer
 SHARE_HELD_OUT = 7  # one in seven of the training pictures, where these are few

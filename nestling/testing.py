@@ -35,6 +35,7 @@ from nestling.axes.ties import expression_of
 from nestling.axes.tracer import run
 from nestling.errors import UncalibratedWarning
 from nestling.extent import Along, Concat, Counts, Extent, Product
+from nestling.interruption import Interrupted
 from nestling.menu import Menu, make_menu
 from nestling.rankers import Ranker, orders
 from nestling.search.driver import conduct
@@ -42,7 +43,7 @@ from nestling.search.request import Found, Search
 from nestling.spec import Space, Spec
 from nestling.subnet import binding
 from nestling.supernet import Supernet
-from nestling.training import Interrupted, Run
+from nestling.training import Run
 from nestling.units import loose_axes
 from nestling.weights import cloned, tensors_of
 

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
-import math
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,18 +21,20 @@ import torch
 from torch import Tensor, nn
 
 from nestling import batch as batches
-from nestling import container
 from nestling.checkpoint import (
     Checkpoint,
     RandomState,
     generators_of,
     load_into,
     load_optimizer,
+    optimizer_settings,
+    plain,
     refuse_other,
     seed_all,
 )
 from nestling.errors import DataError, FileError, ModelError
 from nestling.evaluation import Metric, accuracy
+from nestling.interruption import Interrupted, graceful
 from nestling.objectives.sandwich import Loss, task_loss
 from nestling.optimizers import add_group, check_maker, cosine, default_optimizer
 from nestling.precision import alternatives, choose, in_float32, tried
@@ -48,12 +47,7 @@ MakeOptimizer: TypeAlias = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
 LINES_EVERY = 10.0  # seconds between progress lines where there is no terminal
 HOPELESS = 1000.0  # times the first loss, or 1: a training whose loss is that large has diverged
-IMPATIENT = 1.0  # seconds after which a second Ctrl-C stops at once, without saving
 _END = object()
-
-
-class Interrupted(KeyboardInterrupt):
-    """Training was stopped by Ctrl-C or SIGTERM, after its state was saved."""
 
 
 @dataclass
@@ -76,6 +70,8 @@ class Run:
         reporter: shows the progress.
         settings: what else a resumed run must share: the method and its options.
         log: a row for every finished epoch.
+        seconds: processor time by stage, of this process alone: what it spent before a resume is
+            in no checkpoint, so that two runs of the same settings leave the same bytes.
         done: share of the present stage's steps that were made, 0 to 1; objectives may read it.
     """
 
@@ -91,6 +87,7 @@ class Run:
     reporter: Reporter = field(default_factory=lambda: Reporter(quiet=True))
     settings: Mapping[str, Any] = field(default_factory=dict)
     log: list[dict[str, Any]] = field(default_factory=list, init=False)
+    seconds: dict[str, float] = field(default_factory=dict, init=False)
     done: float = field(default=0.0, init=False)
     _stage: int = field(default=0, init=False)
     _start: Mapping[str, tuple[int, ...]] = field(default_factory=dict, init=False)
@@ -100,17 +97,12 @@ class Run:
     _resumed: Checkpoint | None = field(default=None, init=False)
     _results: dict[str, dict[str, Tensor]] = field(default_factory=dict, init=False)
     _given: dict[str, torch.memory_format] | None = field(default=None, init=False)
+    _clock: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 0:
             raise ModelError(f"epochs= is a whole number of at least 0, but it is {self.epochs!r}")
-        try:
-            self.length = len(self.train)  # type: ignore[arg-type]
-        except TypeError as error:
-            raise DataError(
-                f"train= must have a length and be iterable once an epoch, but a "
-                f"{type(self.train).__name__} has no len(); use a DataLoader or a list of batches"
-            ) from error
+        self.length = length_of(self.train, "train=")
         if self.epochs and not self.length:
             raise DataError("train= has no batch; give at least one")
         if self.checkpoint is not None and not self.checkpoint.parent.is_dir():
@@ -120,6 +112,7 @@ class Run:
             )
         check_maker(self.optimizer)
         seed_all(self.seed)
+        self._clock = time.process_time()
         self._start = self.net.orders
         self.wanted = choose(self.precision, self.device, self.net.model)
         self.precise = self.wanted
@@ -139,6 +132,7 @@ class Run:
         alone: nn.Module | None = None,
         extra: nn.Module | None = None,
         epochs: int | None = None,
+        data: Iterable[Any] | None = None,
     ) -> None:
         """Train the shared weights, or one stand-alone module, with an objective.
 
@@ -149,6 +143,7 @@ class Run:
             extra: parameters and buffers that the objective uses beside the shared weights. They
                 are trained with them, in a group of their own without weight decay, and saved.
             epochs: of this stage; the run's by default.
+            data: batches of this stage; the run's by default.
 
         Raises:
             ModelError: the loss is not finite.
@@ -164,17 +159,27 @@ class Run:
             lay_out(alone, self.precise.memory_format)
         target = alone if alone is not None else self.net.model
         optimizer = self._make_optimizer(target)
-        loop = _Loop(self, stage, target, optimizer, epochs * self.length, extra)
+        loop = _Loop(self, stage, target, optimizer, epochs, extra, data)
         first, start = loop.restore(self._resumed)
         self._resumed = None
-        self.reporter.start(name, loop.steps, first * self.length + start)
-        with self.undone_on_failure(), _graceful() as stop:
+        self.reporter.start(name, loop.steps, first * loop.length + start)
+        with self.undone_on_failure(), graceful() as stop, ExitStack() as stack:
+            self.spent("other")
+            stack.callback(self.spent, name)
             for epoch in range(first, epochs):
                 loop.epoch(objective, epoch, start, stop)
                 start = 0
                 self._finish_epoch(loop, epoch, epochs, name)
         if own is not None:
             self._results[str(stage)] = cloned(tensors_of(own))
+
+    def spent(self, name: str) -> None:
+        """Count the processor time since the last count to a part of the work.
+
+        On a GPU this is the time of the process that drives it, which waits for it every step.
+        """
+        before, self._clock = self._clock, time.process_time()
+        self.seconds[name] = self.seconds.get(name, 0.0) + self._clock - before
 
     # -- precision ----------------------------------------------------------------------------
 
@@ -289,7 +294,7 @@ class Run:
         """Return what a resumed run must have been started with, as JSON values."""
         space = self.net.space
         shape = [(axis.name, axis.counts, self._start[axis.name]) for axis in space.axes.values()]
-        return _plain(
+        return plain(
             {
                 "model": type(self.net.model).__name__,
                 "axes": hashlib.sha256(repr(shape).encode()).hexdigest()[:16],
@@ -354,22 +359,25 @@ class _Loop:
         stage: int,
         target: nn.Module,
         optimizer: torch.optim.Optimizer,
-        steps: int,
+        epochs: int,
         extra: nn.Module | None = None,
+        data: Iterable[Any] | None = None,
     ) -> None:
         self.run = run
+        self.data = run.train if data is None else data
+        self.length = run.length if data is None else length_of(data, "data=")
         self.stage = stage
         self.target = target
         self.extra = nn.Module() if extra is None else extra
         add_group(optimizer, self.extra)
         self.optimizer = optimizer
-        self.steps = steps
+        self.steps = epochs * self.length
         self.rates = [group["lr"] for group in optimizer.param_groups]
-        self.settings = _settings(optimizer)
+        self.settings = optimizer_settings(optimizer)
         self.losses: list[Tensor] = []
         self.first_loss: float | None = None
         self.resumed: Checkpoint | None = None
-        self.generators = generators_of(run.train)
+        self.generators = generators_of(self.data)
         self.epoch_start = RandomState.now(self.generators)
         for module in (target, self.extra):
             module.zero_grad(set_to_none=True)  # what earlier work has left
@@ -402,7 +410,7 @@ class _Loop:
         items = iter(self._data(epoch, start))
         batch = start
         while (item := self._next(items, epoch, batch, stop)) is not _END:
-            self._set_rates(epoch * self.run.length + batch)
+            self._set_rates(epoch * self.length + batch)
             self._step(objective, item, epoch)
             self.run.reporter.advance()
             batch += 1
@@ -434,12 +442,12 @@ class _Loop:
         if not start or resumed is None:
             self.losses = []
             self.epoch_start = RandomState.now(self.generators)
-            return _at(self.run.train, epoch)
-        if _can_start(self.run.train):
+            return _at(self.data, epoch)
+        if _can_start(self.data):
             resumed.present.restore(self.generators)
-            return _at(self.run.train, epoch, start)
+            return _at(self.data, epoch, start)
         resumed.epoch_start.restore(self.generators)
-        items = iter(self.run.train)
+        items = iter(self.data)
         for _ in range(start):
             if next(items, _END) is _END:
                 raise DataError(
@@ -550,30 +558,19 @@ class _Loop:
         ).save(run.checkpoint)
 
 
-@contextmanager
-def _graceful() -> Iterator[threading.Event]:
-    """Turn Ctrl-C and SIGTERM into an event that is looked at after every step.
+def length_of(data: Iterable[Any], name: str) -> int:
+    """Return how many batches an epoch of the data has.
 
-    A loader may hang, so a second Ctrl-C that comes after a while stops at once.
+    Raises:
+        DataError: it cannot say.
     """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    first: list[float] = []
-
-    def handle(number: int, _: Any) -> None:
-        first.append(time.monotonic())
-        if number == signal.SIGINT and first[-1] - first[0] > IMPATIENT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        return len(data)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise DataError(
+            f"{name} must have a length and be iterable once an epoch, but a "
+            f"{type(data).__name__} has no len(); use a DataLoader or a list of batches"
+        ) from error
 
 
 def _can_start(train: Iterable[Any]) -> bool:
@@ -583,33 +580,3 @@ def _can_start(train: Iterable[Any]) -> bool:
 
 def _at(train: Iterable[Any], epoch: int, start: int = 0) -> Iterable[Any]:
     return train.at(epoch, start=start) if _can_start(train) else train  # type: ignore[attr-defined]
-
-
-def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a value as JSON gives it back; what JSON does not know by the name of its type."""
-
-    def known(each: Any) -> Any:
-        if isinstance(each, Mapping):
-            return {str(key): known(item) for key, item in each.items()}
-        if isinstance(each, (list, tuple)):
-            return [known(item) for item in each]
-        if isinstance(each, Tensor) and each.numel() == 1:
-            return known(each.item())
-        if each is None or isinstance(each, (str, bool, int)):
-            return each
-        if isinstance(each, float):
-            return each if math.isfinite(each) else str(each)
-        return type(each).__name__
-
-    plain: dict[str, Any] = json.loads(container.dump_json(known(value)))
-    return plain
-
-
-def _settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return what tells an optimiser from another: its class and the settings of its groups."""
-    groups = [
-        {key: value for key, value in group.items() if key not in ("params", "param_names")}
-        | {"tensors": len(group["params"])}
-        for group in optimizer.param_groups
-    ]
-    return _plain({"optimizer": type(optimizer).__name__, "groups": groups})

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from nestling import FileError, container, rankers
+from nestling.interruption import Interrupted
 from nestling.optimizers import add_group
-from nestling.training import Interrupted, Run
+from nestling.training import Run
 
 EPOCHS = 2
 STEPS = {"l1": 0, "noise": 6, "lasso": 6}  # that the ranker makes in 2 epochs of 3 batches

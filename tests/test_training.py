@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, IterableDataset
 import nestling
 from nestling import DataError, FileError, ModelError, container
 from nestling.checkpoint import Checkpoint
-from nestling.training import Interrupted, Run, cosine, default_optimizer
+from nestling.interruption import Interrupted
+from nestling.training import Run, cosine, default_optimizer
 from nestling.weights import cloned, tensors_of
 
 pytestmark = pytest.mark.usefixtures("unmeasured")

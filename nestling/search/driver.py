@@ -20,6 +20,7 @@ import torch
 from nestling import container
 from nestling.checkpoint import RandomState, seed_all
 from nestling.errors import FileError, ModelError, SpecError
+from nestling.interruption import Interrupted
 from nestling.progress import Reporter
 from nestling.search.log import Log
 from nestling.search.request import (
@@ -38,7 +39,6 @@ from nestling.search.request import (
 )
 from nestling.spec import Space, Spec
 from nestling.supernet import Supernet
-from nestling.training import Interrupted
 from nestling.weights import cloned, fill, misfit, tensors_of
 
 LINES_EVERY = 10.0  # seconds between progress lines where there is no terminal

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from nestling import FileError, ModelError, SpecError
+from nestling.interruption import Interrupted
 from nestling.progress import Reporter
 from nestling.search import (
     Cost,
@@ -23,7 +24,6 @@ from nestling.search import (
     greedy,
     progressive,
 )
-from nestling.training import Interrupted
 from nestling.weights import cloned, tensors_of
 
 
