@@ -10,7 +10,7 @@ import statistics
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ import nestling
 from nestling.axes.discovery import Discovery, discover
 from nestling.axes.preparation import double
 from nestling.axes.proof import Prover
-from nestling.axes.structure import with_batch
+from nestling.axes.structure import batch_of, with_batch
 from nestling.construction import picker
 from nestling.extent import Along, Fixed, axes_of, substitute
 from nestling.spec import Frozen, Space
@@ -244,7 +244,7 @@ def _filled(one: Tensor | None, other: Tensor | None) -> Tensor:
 
 def _largest(pairs: Any) -> float:
     """Return the largest difference relative to the largest entry of all second tensors."""
-    pairs = list(pairs)
+    pairs = [(a.detach(), b.detach()) for a, b in pairs]
     if any(a.shape != b.shape for a, b in pairs):
         return math.inf
     apart = max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0)
@@ -268,7 +268,7 @@ def _by_the_library(subject: Subject, spec: Mapping[str, int]) -> bool:
     twin = nestling.Supernet.restore(net.model, only, net.orders, net.private, net.signature)
     try:
         with sdpa_kernel(SDPBackend.MATH):
-            check_masked(twin, *subject.args, **subject.kwargs)
+            check_masked(twin, *subject.args, outputs=subject.case.outputs, **subject.kwargs)
     except Exception:  # noqa: BLE001  (it says so by raising, and the user's code runs in it)
         return False
     return True
@@ -379,21 +379,20 @@ def _trains(subject: Subject, spec: Mapping[str, int]) -> str:
 
 
 def macs(subject: Subject, draw: random.Random) -> dict[str, Any]:
-    """The space's multiply-accumulates against torch's count on packed subnets, batch 1.
+    """The space's multiply-accumulates against torch's count on packed subnets, for one example.
 
     In float64, in which recurrent layers and attention run as ops that torch counts. Where the
     modules that run depend on values (experts), a subnet may run others than the net, and its count
     is not compared.
     """
     net = subject.wide
-    args, kwargs = with_batch((subject.args, subject.kwargs), 1)
     given = subject.args, subject.kwargs
     if _called(net.model, *given) != _called(net.model, *tree_map(_other_numbers, given)):
         return {"macs": net.space.macs(net.space.full), "macs_equal": 0, "macs_of": 0}
     counted = []
     for spec in [net.space.full, *subject.specs(draw)]:
         packed = nestling.pack(net.subnet(spec)).eval()
-        counted.append((net.space.macs(spec), _counted(packed, args, kwargs)))
+        counted.append((net.space.macs(spec), _for_one(packed, given)))
     ratios = [one / max(other, 1) for one, other in counted]
     return {
         "macs": counted[0][0],
@@ -419,13 +418,40 @@ def _called(module: nn.Module, args: Any, kwargs: Any) -> list[str]:
     return called
 
 
+def _for_one(module: nn.Module, given: Any) -> int:
+    """Return torch's count for one example in a batch of the size that is given.
+
+    Where examples meet in pairs (the scores of CLIP), an example costs the more the larger its
+    batch is. Three counts tell what is done once, for each example and for each pair.
+    """
+    batch = batch_of(given)
+    if batch == 1:
+        return _counted(module, *given)
+    one, two, three = (_counted(module, *with_batch(given, number)) for number in (1, 2, 3))
+    pair = (three - 2 * two + one) // 2
+    each = two - one - 3 * pair
+    once = one - each - pair
+    return once + each + batch * pair
+
+
+def _grouped(one: Sequence[int], other: Sequence[int], *_: Any, **__: Any) -> int:
+    """Return the operations of products whose rows, columns or inner entries fall into groups.
+
+    A dimension of the groups is there once where they divide one of the others: tokens that go to
+    an expert each, (tokens, k) by (experts, k, n), cost as much as one product does.
+    """
+    groups = one[0] if len(one) == len(other) == 3 else 1
+    return 2 * groups * one[-2] * one[-1] * other[-1]
+
+
 def _counted(module: nn.Module, args: Any, kwargs: Any) -> int:
     """Return torch's count of multiply-accumulates, with attention as plain products."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     module = copy.deepcopy(module).requires_grad_(False)  # the counter hooks on to gradients
     try:
-        counter = FlopCounterMode(display=False)
+        mapping = {torch.ops.aten._grouped_mm: _grouped}  # torch has no formula for it
+        counter = FlopCounterMode(display=False, custom_mapping=mapping)
         with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             module(*args, **kwargs)
     finally:

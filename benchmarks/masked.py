@@ -95,11 +95,16 @@ def _norms_over_kept(model: nn.Module, space: Space, counts: Mapping[str, int]) 
 def _over(kept: Tensor, size: int) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     def again(norm: nn.Module, args: Any, output: Tensor) -> Tensor:
         x = args[0]
-        dim = 1 if isinstance(norm, nn.GroupNorm) or x.shape[-1] != size else x.dim() - 1
+        second = isinstance(norm, nn.GroupNorm) or "batchnorm" in type(norm).__name__.lower()
+        dim = 1 if second or x.shape[-1] != size else x.dim() - 1
         small = copy.copy(norm)
         small._forward_hooks = type(norm._forward_hooks)()
         small._parameters = {
             key: None if value is None else value[kept] for key, value in norm._parameters.items()
+        }
+        small._buffers = {  # a frozen norm has its weights there
+            key: value[kept] if value is not None and value.shape == (size,) else value
+            for key, value in norm._buffers.items()
         }
         if isinstance(norm, nn.LayerNorm | nn.RMSNorm):
             small.normalized_shape = (len(kept),)

@@ -141,6 +141,11 @@ def covered() -> str:
     return str(module.words(module.kept()))
 
 
+def accuracy_tables() -> str:
+    """Return the tables of the comparison of methods, from its kept results."""
+    return str(benchmark("accuracy").page())
+
+
 def benchmark(name: str) -> Any:
     """Return a benchmark as a module, with the modules beside it in reach."""
     folder = ROOT / "benchmarks"
@@ -193,6 +198,7 @@ TABLES = {
     "baseline": baseline_table,
     "coverage": coverage_table,
     "covered": covered,
+    "accuracy": accuracy_tables,
 }
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from nestling.axes.structure import map_tensors, tensors_in
@@ -44,7 +44,7 @@ def pair(batch: Any) -> tuple[Any, Any]:
     )
 
 
-def forward(model: nn.Module, inputs: Any) -> Any:
+def forward(model: Callable[..., Any], inputs: Any) -> Any:
     """Call a model: with keywords for a mapping, with several arguments for a tuple or list."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
@@ -116,6 +116,31 @@ def check_finite(inputs: Any) -> None:
                     "inputs must be finite numbers, but a batch of shape "
                     f"{tuple(leaf.shape)} holds NaN or infinity; clean the data"
                 )
+
+
+def length_of(data: Iterable[Any], name: str) -> int:
+    """Return how many batches an epoch of the data has.
+
+    Raises:
+        DataError: it cannot say.
+    """
+    try:
+        return len(data)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise DataError(
+            f"{name} must have a length and be iterable once an epoch, but a "
+            f"{type(data).__name__} has no len(); use a DataLoader or a list of batches"
+        ) from error
+
+
+def starts_anywhere(data: Iterable[Any]) -> bool:
+    """Return whether a loader begins anywhere: `loader.at(epoch, start=k)`, as `Batches` does."""
+    return callable(getattr(data, "at", None))
+
+
+def at(data: Iterable[Any], epoch: int, start: int = 0) -> Iterable[Any]:
+    """Return the batches of an epoch from `start` on, where the loader can tell epochs apart."""
+    return data.at(epoch, start=start) if starts_anywhere(data) else data  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from torch import Tensor
 
@@ -43,6 +44,12 @@ class Entry:
     reason: str = ""
     scored: int | None = None
     private: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all that is no tensor, by name, as JSON values: a row of a file or a listing."""
+        row = {each.name: getattr(self, each.name) for each in fields(self)}
+        del row["private"]
+        return {**row, "spec": dict(self.spec)}
 
 
 def score(entry: Entry) -> float:

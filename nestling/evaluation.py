@@ -26,7 +26,17 @@ def accuracy(outputs: Any, targets: Tensor | None) -> Tensor:
 
     Raises:
         DataError: there are no such scores, or no targets, or these are no class numbers; or they
-            are a language model's scores (N, T, V), whose targets may or may not be shifted.
+            are a language model's scores (N, T, V), whose targets may or may not be shifted; or
+            there is one score alone, of which it is not known from where on it means yes.
+    """
+    return hits(outputs, targets).double().mean()
+
+
+def hits(outputs: Any, targets: Tensor | None) -> Tensor:
+    """Return where the largest score is that of the target's class (N, ...), see `accuracy`.
+
+    Raises:
+        DataError: as `accuracy`.
     """
     scores = batches.scores_of(outputs)
     if scores is not outputs and scores.dim() == 3:
@@ -39,18 +49,28 @@ def accuracy(outputs: Any, targets: Tensor | None) -> Tensor:
             f"accuracy needs targets, but the batch holds no {' or '.join(batches.TARGETS)}; name "
             "them so, or give metric="
         )
-    if scores.dim() < 2 or (targets.is_floating_point() and not _are_classes(targets, scores)):
+    if not _are_classes(targets, scores):
         raise DataError(
-            f"accuracy compares scores of classes with class numbers, but got "
-            f"{batches.shapes((scores, targets))}; for another task pass metric=, such as "
-            "metric=lambda outputs, targets: -F.mse_loss(outputs, targets) (larger is better)"
+            "accuracy compares scores (N, C, ...) of two classes or more with class numbers "
+            f"(N, ...), but got {batches.shapes((scores, targets))}; for another task pass "
+            f"metric=, such as metric=lambda outputs, targets: {_other_metric(scores)} (larger is "
+            "better)"
         )
-    return (scores.argmax(1) == targets).double().mean()
+    return scores.argmax(1) == targets
 
 
 def _are_classes(targets: Tensor, scores: Tensor) -> bool:
-    """Return whether floating-point targets can be class numbers."""
-    return targets.shape == scores.select(1, 0).shape and bool((targets == targets.round()).all())
+    """Return whether targets can be the class numbers of scores, as integers or not."""
+    if scores.dim() < 2 or scores.shape[1] < 2 or targets.shape != scores.select(1, 0).shape:
+        return False
+    return not targets.is_floating_point() or bool((targets == targets.round()).all())
+
+
+def _other_metric(scores: Tensor) -> str:
+    """Return what could be meant: one number an example is as a rule a logit of yes or no."""
+    if scores.dim() == 1 or scores.shape[1] == 1:
+        return "((outputs.flatten() > 0) == (targets.flatten() > 0.5)).double().mean()"
+    return "-F.mse_loss(outputs, targets)"
 
 
 def evaluate(module: nn.Module, data: Iterable[Any], metric: Metric = accuracy) -> float:

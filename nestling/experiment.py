@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from nestling import data, methods, models, precision, target
-from nestling.data import Batches, Dataset
+from nestling.data import Dataset, Epochs
 from nestling.errors import DataError, FileError, ModelError
 from nestling.evaluation import evaluate
 from nestling.fitting import fit
@@ -22,6 +23,7 @@ from nestling.interruption import Interrupted
 from nestling.menu import Menu
 from nestling.optimizers import default_optimizer
 from nestling.progress import Reporter
+from nestling.report.own import Own
 from nestling.report.rows import Page
 from nestling.runfolder import RunFolder
 from nestling.supernet import Supernet
@@ -41,12 +43,14 @@ class Settings:
         data: name of a data set.
         data_dir: where its files are.
         method: name of a method.
+        options: of the method, such as `{"rank_by": "l1"}` of "progressive".
         epochs: passes over the training pictures.
         batch: pictures a step.
         lr: peak learning rate.
         seed: of all random choices.
         device: "auto", "cpu", "cuda" ...
         precision: "auto", "float32", "bfloat16" or "float32-channels-last".
+        compile: whether the passes of a training step are compiled.
         threads: of torch; 0 leaves its default.
         step: what the counts of the axes go in; 0 chooses hardware-friendly steps.
         held_out: training pictures that are kept aside for the accuracies; 0 chooses a share.
@@ -59,12 +63,14 @@ class Settings:
     model_args: Mapping[str, Any] = field(default_factory=dict)
     data_dir: str | None = None
     method: str = "uniform"
+    options: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 10
     batch: int = 128
     lr: float = 0.1
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
+    compile: bool = False
     threads: int = 0
     step: int = 0
     held_out: int = 0
@@ -82,7 +88,8 @@ class Settings:
         if not isinstance(self.lr, int | float) or not 0 < self.lr < 1e3:
             raise ModelError(f"--lr is a positive number such as 0.1, not {self.lr!r}")
         check_narrow(self.narrow)
-        methods.find(self.method)
+        recipe = methods.find(self.method)
+        methods.check_options(self.method, recipe, self.options)
 
     @property
     def title(self) -> str:
@@ -126,8 +133,8 @@ class Prepared:
     settings: Settings
     dataset: Dataset
     net: Supernet
-    train: Batches
-    held_out: Batches
+    train: Epochs
+    held_out: Epochs
     pictures: int  # held out
 
 
@@ -153,21 +160,21 @@ def prepare(settings: Settings, reporter: Reporter) -> Prepared:
     dataset = data.load(settings.data, settings.data_dir)
     if settings.model == "mlp" and "in_features" not in settings.model_args:
         torch.manual_seed(settings.seed)
-        fitting = {"in_features": dataset.train_images[0].numel()}
+        fitting = {"in_features": math.prod(dataset.shape)}
         model = target.make("mlp", {**settings.model_args, **fitting})
     if settings.weights is not None:
         models.load_weights(model, settings.weights)
     precision.choose(settings.precision, device, model)
-    count = len(dataset.train_labels)
+    count = len(dataset.train.labels)
     wanted = settings.held_out or max(1, min(MOST_HELD_OUT, count // SHARE_HELD_OUT))
     train, held_out = dataset.split(wanted, settings.seed)
-    shown = "x".join(str(length) for length in dataset.train_images.shape[1:])
+    shown = "x".join(str(length) for length in dataset.shape)
     reporter.say(
         f"data: {dataset.name}, {len(train.labels)} pictures ({shown}) to train on, {wanted} of "
-        f"the training set held out, {len(dataset.test_labels)} to test"
+        f"the training set held out, {len(dataset.test.labels)} to test"
     )
     _check_inputs(model, dataset)
-    example = torch.randn(2, *dataset.train_images.shape[1:])
+    example = torch.randn(2, *dataset.shape)
     started = time.perf_counter()
     net = Supernet(model, example, step=settings.step or None)
     _check_classes(net.model, example, len(dataset.classes))
@@ -177,13 +184,14 @@ def prepare(settings: Settings, reporter: Reporter) -> Prepared:
         f"{space.macs(space.full):,} MACs, {len(space.axes)} elastic axes found and proven in "
         f"{time.perf_counter() - started:.1f} s"
     )
+    near = dataset.to(device)
     reporter.say(f"device: {device}, {torch.get_num_threads()} thread(s), seed {settings.seed}")
     return Prepared(
         settings,
         dataset,
         net.to(device),
-        dataset.train_batches(settings.batch, settings.seed, part=train),
-        dataset.test_batches(max(settings.batch, 256), part=held_out),
+        near.train_batches(settings.batch, settings.seed, part=train),
+        near.test_batches(max(settings.batch, 256), part=near.in_memory(held_out)),
         wanted,
     )
 
@@ -207,10 +215,12 @@ def train(ready: Prepared, folder: RunFolder, reporter: Reporter, *, resume: boo
                 seed=settings.seed,
                 optimizer=lambda parameters: _optimizer(parameters, settings.lr),
                 precision=settings.precision,
+                compile=settings.compile,
                 narrow=settings.narrow,
                 checkpoint=folder.checkpoint,
                 resume=resume,
                 progress=reporter,
+                **settings.options,
             )
     finally:
         folder.write_metrics()
@@ -221,7 +231,8 @@ def train(ready: Prepared, folder: RunFolder, reporter: Reporter, *, resume: boo
         "data": dataset.name,
         "training batch": settings.batch,
         "lr": settings.lr,
-        "accuracy on": f"{ready.pictures} held-out training pictures",
+        "accuracy on": f"{ready.pictures} held-out training pictures"
+        + (", which also chose the subnets" if "chosen on" in menu.facts else ""),
         "mean": list(dataset.mean),
         "std": list(dataset.std),
         "classes": list(dataset.classes),
@@ -247,7 +258,9 @@ def _finish(ready: Prepared, menu: Menu, folder: RunFolder, batch: int) -> Outco
     tests = ready.dataset.test_batches(256)
     test = {entry.name: evaluate(menu.module(entry.name), tests) for entry in menu}
     facts = {"test accuracy": _shown(test)}
-    page = folder.write_report(menu, ready.settings.title, key=menu.key(batch), facts=facts)
+    model, title = ready.settings.model, ready.settings.title
+    own = Own(model, ready.settings.model_args) if ".py:" in model else None
+    page = folder.write_report(menu, title, key=menu.key(batch), facts=facts, own=own)
     return Outcome(menu, page, test)
 
 
@@ -315,8 +328,8 @@ def _optimizer(parameters: Any, lr: float) -> torch.optim.Optimizer:
 
 
 def _check_inputs(model: nn.Module, dataset: Dataset) -> None:
-    made, found = models.built(model), dataset.train_images.shape[1]
-    numbers = dataset.train_images[0].numel()
+    made, found = models.built(model), dataset.shape[0]
+    numbers = math.prod(dataset.shape)
     if made is not None and made.arguments.get("in_features", numbers) != numbers:
         raise DataError(
             f"{made.name} takes {made.arguments['in_features']} numbers a picture, but those of "

@@ -36,6 +36,7 @@ def fit(
     metric: Metric = accuracy,
     optimizer: MakeOptimizer | None = None,
     precision: str = "auto",
+    compile: bool | str = False,
     narrow: float = 0,
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -48,13 +49,14 @@ def fit(
         net: the supernet; its weights are trained in place.
         train: training batches, `(inputs, targets)` pairs or mappings of the model's keywords with
             "labels", iterated once an epoch; also used to recalibrate norm statistics.
-        val: held-out batches for the accuracies of the menu.
+        val: held-out batches: for the accuracies of the menu, and for methods that choose among
+            subnets. Never test data.
         method: one of `nestling.methods.names()`.
         epochs: passes over `train`.
         seed: of all random choices; the global random state is put back afterwards.
         loss: from (outputs, targets); by default the `loss` that the model's output holds, or the
-            cross-entropy of its scores. With a loss of your own all subnets
-            train on it, without distillation, unless "uniform" is given `distill=` too.
+            cross-entropy of its scores. With a loss of your own all subnets train on it, without
+            distillation, unless the method is given `distill=` too.
         metric: mean score of a batch, larger is better; top-1 accuracy by default.
         optimizer: a function from parameters to a torch optimiser; SGD with momentum by default.
             Its learning rate is the peak of a warmed-up cosine schedule.
@@ -62,6 +64,9 @@ def fit(
             and the model takes them, as its first batch shows. "float32" is plain float32;
             "bfloat16" and "float32-channels-last" use channels-last pictures where the model takes
             them. The weights of a training that succeeds keep that layout.
+        compile: compile the passes of a step with `torch.compile`, once for every subnet that
+            trains: seconds to a minute for each at its first step, less time for every later one.
+            What cannot be compiled runs eagerly, which is said. It may be the name of a backend.
         narrow: seconds for measuring which counts are worth having on this device, see
             `make_menu`; 0 takes what the method proposes. Nets that were trained alone stay.
         checkpoint: file in which the state is saved after every epoch and on Ctrl-C or SIGTERM; one
@@ -98,8 +103,10 @@ def fit(
             seed=seed,
             loss=loss,
             metric=metric,
+            held_out=val,
             optimizer=optimizer,
             precision=precision,
+            compile=compile,
             checkpoint=None if checkpoint is None else Path(checkpoint),
             reporter=reporter,
             settings={"method": method, "options": options},
@@ -114,15 +121,24 @@ def fit(
             menu = _measured(menu, reporter)
     finally:
         before.restore()
+    return replace(menu, facts=_facts(run, method, narrow))
+
+
+def _facts(run: Run, method: str, narrow: float) -> dict[str, Any]:
+    """Return what a menu tells of its training."""
     facts: dict[str, Any] = {
         "method": method,
-        "epochs": epochs,
-        "seed": seed,
+        "epochs": run.epochs,
+        "seed": run.seed,
         "precision": str(run.precise),
     }
+    if "held_out" in methods.options(methods.find(method)):
+        facts["chosen on"] = "the held-out batches"
+    if run.backend:
+        facts["compiled by"] = run.backend
     if narrow:
         facts["narrowed in"] = f"{narrow:g} s"
-    return replace(menu, facts=facts)
+    return facts
 
 
 def _made(

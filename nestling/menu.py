@@ -21,6 +21,7 @@ from nestling.evaluation import Metric, accuracy, check_rereadable, evaluate
 from nestling.modelfile import Contents
 from nestling.narrowing import Narrowing
 from nestling.offers import settle_offers
+from nestling.ownership import take
 from nestling.profile import Key, Profile, this_key
 from nestling.spec import Spec
 from nestling.subnet import binding
@@ -372,8 +373,9 @@ def module_of(net: Supernet, entry: Entry) -> nn.Module:
     module = net.subnet(entry.spec)
     own = entry.private
     tie = binding(module)
-    if any(name in own for name, _ in module.named_parameters()):
+    if tensors_of(module).keys() <= own.keys():
         return _alone(net, module, own)
+    take(module, {name: own[name] for name, _ in module.named_parameters() if name in own})
     if tie is None or not tie.full:  # the full net's statistics are the supernet's own
         with torch.no_grad():
             for name, buffer in module.named_buffers():
@@ -396,8 +398,8 @@ def _narrowed(
     Names that tell the share of MACs are made anew; those of the user stay.
     """
     used = {
-        # Only what shares the net's weights has more units to take.
-        name: spec if binding(module) is None else Spec(net.space, narrowing.used(spec))
+        # Only what shares all of the net's weights has more units to take.
+        name: spec if _owns(module) else Spec(net.space, narrowing.used(spec))
         for name, (spec, module) in modules.items()
     }
     # What was asked for keeps its name where a smaller one is rounded up to it.
@@ -414,6 +416,12 @@ def _narrowed(
         return found
     named = names_for(net, [spec for spec, _ in found.values()])
     return dict(zip(named, found.values(), strict=True))
+
+
+def _owns(module: nn.Module) -> bool:
+    """Return whether a module has weights of its own."""
+    tie = binding(module)
+    return tie is None or bool(tie.own)
 
 
 class _Counted:
@@ -435,7 +443,7 @@ def _private(net: Supernet, module: nn.Module) -> dict[str, Tensor]:
     if tie is None:
         return cloned(tensors_of(module))
     own = {name: buffer for name, buffer in module.named_buffers() if name in net.private}
-    return {} if tie.full else cloned(own)
+    return {} if tie.full else cloned({**own, **tie.own})
 
 
 def _recalibrate(net: Supernet, module: nn.Module, batches: Sequence[Any]) -> None:

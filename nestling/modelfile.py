@@ -190,21 +190,7 @@ def _header(menu: Contents) -> dict[str, Any]:
         "private": sorted(net.private),
         "metric": menu.metric,
         "facts": dict(menu.facts),
-        "menu": [
-            {
-                "name": entry.name,
-                "spec": dict(entry.spec),
-                "macs": entry.macs,
-                "params": entry.params,
-                "bytes": entry.bytes,
-                "accuracy": entry.accuracy,
-                "offered": entry.offered,
-                "reason": entry.reason,
-                "scored": entry.scored,
-                "private": sorted(entry.private),
-            }
-            for entry in menu.entries
-        ],
+        "menu": [entry.to_json() | {"private": sorted(entry.private)} for entry in menu.entries],
     }
 
 
@@ -260,8 +246,10 @@ def _check_header(
     for row in rows:
         shared = row["spec"] == dict(space.full) or not private
         present = set(space.present(row["spec"]))
-        allowed = [private & present, present] + ([set()] if shared else [])
-        if set(row["private"]) not in allowed:
+        parameters = {key for key in present if space.layouts[key].parameter}
+        own = set(row["private"])  # its norm statistics and maybe norm weights, or all there is
+        statistics = [private & present] + ([set()] if shared else [])
+        if not own <= present or (own != present and own - parameters not in statistics):
             raise ValueError(f"{row['name']!r} has tensors of its own that are no norm statistics")
         for key in row["private"]:
             wanted[f"entries/{row['name']}/{key}"] = space.layouts[key].shape(row["spec"])

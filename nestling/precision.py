@@ -102,7 +102,7 @@ def tried(
     net: Supernet,
     inputs: Any,
     targets: Any,
-    loss: Callable[[Any, Any], Tensor],
+    loss: Callable[[Any, Any], Tensor] | None,
     alone: nn.Module | None = None,
 ) -> tuple[Precision, str]:
     """Return the first precision that a net trains in, and why not the first of all; or "".
@@ -116,7 +116,7 @@ def tried(
         net: whose subnets are tried.
         inputs: of a batch, on the net's device.
         targets: of the batch.
-        loss: from (outputs, targets).
+        loss: from (outputs, targets); None where the net is only evaluated.
         alone: a module of its own that is tried instead of the subnets.
     """
     if len(wanted) == 1:
@@ -147,7 +147,7 @@ def _error(
     module: nn.Module,
     inputs: Any,
     targets: Any,
-    loss: Callable[[Any, Any], Tensor],
+    loss: Callable[[Any, Any], Tensor] | None,
 ) -> str:
     """Return in what a step of a copy of a module fails, in a line; "" where it does not."""
     copy = duplicate(module)
@@ -155,9 +155,11 @@ def _error(
     device = next((p.device for p in copy.parameters()), torch.device("cpu"))
     try:
         given = batches.move(inputs, device, precise.memory_format)
-        copy.train()
-        with precise.autocast(device):
+        copy.train(loss is not None)
+        with precise.autocast(device), torch.set_grad_enabled(loss is not None):
             outputs = in_float32(batches.forward(copy, given))
+        if loss is None:
+            return ""
         loss(outputs, targets).backward()  # type: ignore[no-untyped-call]
         copy.eval()
         with torch.no_grad():

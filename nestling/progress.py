@@ -32,6 +32,7 @@ class Reporter:
         self._progress: Progress | None = None
         self._task: Any = None
         self._said = -math.inf
+        self._depth = 0
 
     def say(self, text: str) -> None:
         """Show a line of text."""
@@ -39,6 +40,9 @@ class Reporter:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Reporter:
+        self._depth += 1
+        if self._depth > 1:  # a search within a training shows its progress in the same bar
+            return self
         if self.console.is_terminal and not self.quiet:
             self._progress = Progress(
                 TextColumn("{task.description}"),
@@ -60,7 +64,8 @@ class Reporter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._progress is not None:
+        self._depth -= 1
+        if self._progress is not None and not self._depth:
             self._progress.stop()
             self._progress = self._task = None
 

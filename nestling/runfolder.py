@@ -14,6 +14,7 @@ from nestling.errors import FileError
 from nestling.menu import Menu
 from nestling.profile import Key, machine
 from nestling.progress import Reporter
+from nestling.report.own import Own
 from nestling.report.rows import Page
 
 HOME = Path("runs")
@@ -38,18 +39,7 @@ class RunFolder:
         Raises:
             FileError: `out` holds something already, or cannot be made.
         """
-        try:
-            if out is not None:
-                check_free(out)
-                out.mkdir(parents=True, exist_ok=True)
-                folder = cls(out)
-            else:
-                folder = cls(_next_free(name))
-        except OSError as error:
-            raise FileError(
-                f"a run needs a folder of its own, but {str(out or HOME)!r} cannot be made "
-                f"({error.strerror or error}); choose another one with --out"
-            ) from error
+        folder = cls(new_folder(name, out))
         container.write_json(folder.path / "config.json", dict(config))
         container.write_json(folder.path / "environment.json", machine())
         return folder
@@ -98,9 +88,26 @@ class RunFolder:
         writer.writerows(rows)
         container.write_atomically(self.path / "metrics.csv", text.getvalue().encode())
 
-    def write_report(self, menu: Menu, title: str, *, key: Key, facts: Mapping[str, str]) -> Page:
-        """Draw the pictures, write the HTML report, and return what they show."""
-        page = report.page_of(menu, title, key=key, facts={**facts, "file": str(self.model)})
+    def write_report(
+        self,
+        menu: Menu,
+        title: str,
+        *,
+        key: Key,
+        facts: Mapping[str, str],
+        own: Own | None = None,
+    ) -> Page:
+        """Draw the pictures, write the HTML report, and return what they show.
+
+        Args:
+            menu: with its figures.
+            title: the head line.
+            key: which profile to show.
+            facts: how the menu was made, beyond what it says itself.
+            own: the function that makes the model, where it is of the user's own class.
+        """
+        told = {**facts, "file": str(self.model)}
+        page = report.page_of(menu, title, key=key, facts=told, own=own)
         pictures = {
             "Accuracy against measured latency": report.pareto(page, self.path / "pareto.png"),
             "Widths of every subnet": report.skyline(page, self.path / "skyline.png"),
@@ -114,6 +121,25 @@ class RunFolder:
         for line in earlier.lines if earlier is not None else ():
             logger.keep(line)
         return logger
+
+
+def new_folder(name: str, out: Path | None) -> Path:
+    """Make a new folder: `out`, or the first free one of `runs/NAME-1`, `runs/NAME-2` ...
+
+    Raises:
+        FileError: `out` holds something already, or cannot be made.
+    """
+    try:
+        if out is None:
+            return _next_free(name)
+        check_free(out)
+        out.mkdir(parents=True, exist_ok=True)
+        return out
+    except OSError as error:
+        raise FileError(
+            f"a run needs a folder of its own, but {str(out or HOME)!r} cannot be made "
+            f"({error.strerror or error}); choose another one with --out"
+        ) from error
 
 
 def check_free(out: Path) -> None:

@@ -30,7 +30,7 @@ from nestling.setting import apply, own_holder_of
 from nestling.skeleton import copy_attributes, copy_skeleton
 from nestling.spec import Attribute, Space
 from nestling.tether import GatherTether, SharedGradient, Tether, tether
-from nestling.weights import loose_tensors, parameter_like
+from nestling.weights import loose_tensors, parameter_like, put
 
 __all__ = [
     "Binding",
@@ -68,6 +68,7 @@ class Binding:
         parameters: name to tether, for every shared parameter.
         buffers: gathered constants, by name.
         private: name to buffer, for every buffer that is the subnet's own.
+        own: name to parameter, for those that are not slices of the shared ones; see `ownership`.
         measured: whether the norm statistics are known to be the subnet's own.
         versions: of the private buffers while they are mere slices; 0 where missing.
         refusal: why the subnet must not run any more, nor be made again; empty if it may.
@@ -79,6 +80,7 @@ class Binding:
     parameters: dict[str, Tether] = field(default_factory=dict)
     buffers: dict[str, GatherTether] = field(default_factory=dict)
     private: dict[str, Tensor] = field(default_factory=dict)
+    own: dict[str, nn.Parameter] = field(default_factory=dict)
     measured: bool = False
     versions: dict[str, int] = field(default_factory=dict)
     refusal: str = ""
@@ -290,21 +292,26 @@ def rebind(subnet: nn.Module, model: nn.Module, space: Space, private: frozenset
     with torch.inference_mode(False):
         for link in tie.parameters.values():
             link.move()
-        shared = dict(model.named_buffers(remove_duplicate=False))
+        for name, parameter in tie.own.items():
+            shared = model.get_parameter(name)
+            parameter.data = _like(parameter.data, shared)
+            if parameter.grad is not None:
+                parameter.grad.data = _like(parameter.grad.data, shared)
+        buffers = dict(model.named_buffers(remove_duplicate=False))
         tie.private = {}
         for path, module in subnet.named_modules():
             for key, buffer in module._buffers.items():
                 name = f"{path}.{key}" if path else key
-                if buffer is None or name not in shared:
+                if buffer is None or name not in buffers:
                     continue
                 if name in private and not tie.full:
-                    tie.private[name] = module._buffers[key] = _like(buffer, shared[name])
+                    tie.private[name] = module._buffers[key] = _like(buffer, buffers[name])
                 elif name in tie.buffers:  # the same object, which the hooks hold
-                    tie.buffers[name].source = shared[name]
+                    tie.buffers[name].source = buffers[name]
                     tie.buffers[name].move()
                 elif name in space.layouts:  # the first of several names
                     cut = Cut.of(space.layouts[name], tie.counts)
-                    own = _own_buffer(tie, name, shared[name], cut, name in private)
+                    own = _own_buffer(tie, name, buffers[name], cut, name in private)
                     module._buffers[key] = own
     tie.versions = {name: buffer._version for name, buffer in tie.private.items()}
 
@@ -498,6 +505,7 @@ def _zero_grad(subnet: weakref.ref[nn.Module], set_to_none: bool = True) -> None
     if tie is not None:
         for link in tie.parameters.values():
             link.clear(set_to_none)
+        nn.ParameterList(tie.own.values()).zero_grad(set_to_none)
 
 
 def _stand_alone(
@@ -581,6 +589,8 @@ class _Saver:
             with torch.no_grad():
                 for name, buffer in own.private.items():
                     buffer.copy_(self.tie.private[name])
+            for name, parameter in self.tie.own.items():
+                put(made, made.get_parameter(name), parameter)
         return made
 
 

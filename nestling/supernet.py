@@ -369,14 +369,12 @@ class Supernet:
         """Yield every tensor that a reorder changes, with the dimension and the new order."""
         for name, tensor in [*self._model.named_parameters(), *self._model.named_buffers()]:
             followers = None
-            for dim, extent in enumerate(self._space.layouts[name].extents):
-                if not orders.keys().isdisjoint(extents.axes_of(extent)):
-                    index = torch.tensor(extents.permuted(extent, orders))
-                    if followers is None:
-                        followers = _followers(name, tensor, optimizer)
-                    for each in followers:
-                        if each.shape[dim] == tensor.shape[dim]:
-                            yield each, dim, index
+            for dim, index in _permutations(self._space, name, orders):
+                if followers is None:
+                    followers = _followers(name, tensor, optimizer)
+                for each in followers:
+                    if each.shape[dim] == tensor.shape[dim]:
+                        yield each, dim, index
 
     def to(self, *args: Any, **kwargs: Any) -> Supernet:
         """Move or convert the shared weights, as `nn.Module.to` does; live subnets follow."""
@@ -415,6 +413,33 @@ class Supernet:
 
     def _checked(self, spec: Mapping[str, int]) -> Spec:
         return Spec(self._space, spec)  # also a `Spec`: it may be of another space
+
+
+def rearranged(
+    space: Space, tensors: Mapping[str, Tensor], orders: Mapping[str, Sequence[int]]
+) -> dict[str, Tensor]:
+    """Return tensors of a net as they are after `net.reorder(orders)`: copies where they differ.
+
+    Args:
+        space: of the net.
+        tensors: its parameters and buffers by name, in the order of before.
+        orders: axis name to the unit of before for each new place.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        found[name] = tensor
+        for dim, index in _permutations(space, name, orders):
+            found[name] = found[name].index_select(dim, index.to(tensor.device))
+    return found
+
+
+def _permutations(
+    space: Space, name: str, orders: Mapping[str, Sequence[int]]
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield every dimension of a tensor that orders permute, with the entry for each place."""
+    for dim, extent in enumerate(space.layouts[name].extents):
+        if not orders.keys().isdisjoint(extents.axes_of(extent)):
+            yield dim, torch.tensor(extents.permuted(extent, orders))
 
 
 def check_supernet(net: object, what: str) -> None:

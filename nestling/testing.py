@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from nestling.axes.scales import Follows, Numbers, can_follow, followed
 from nestling.axes.structure import tensors_in
 from nestling.axes.ties import expression_of
 from nestling.axes.tracer import run
+from nestling.construction import picker
 from nestling.errors import UncalibratedWarning
 from nestling.extent import Along, Concat, Counts, Extent, Product
 from nestling.interruption import Interrupted
@@ -58,19 +59,25 @@ __all__ = [
     "some_specs",
 ]
 
+Pick: TypeAlias = Callable[[Any], Any]
+EVERYTHING: Pick = picker(None)  # that a model returns is needed
+
 EXACT = 1e-9  # relative to the largest entry, in float64
 EXHAUSTIBLE = 5000  # specs of a space that is looked at as a whole
 STEP = 2e-9  # of the finite differences; small, so that few units cross the kink of a ReLU
 SLOPE = 1e-3  # relative error that finite differences may have
 
 
-def check_supernet(net: Supernet, *inputs: Any, seed: int = 0, **kwargs: Any) -> None:
+def check_supernet(
+    net: Supernet, *inputs: Any, seed: int = 0, outputs: Any = None, **kwargs: Any
+) -> None:
     """Check the invariants that hold for every supernet, whatever its model and axes.
 
     Args:
         net: the supernet; it is not changed.
         *inputs: as the model takes them.
         seed: of the random specs and orders.
+        outputs: which of the returned values are needed, as the supernet was given it.
         **kwargs: keyword inputs.
 
     Raises:
@@ -80,8 +87,8 @@ def check_supernet(net: Supernet, *inputs: Any, seed: int = 0, **kwargs: Any) ->
         >>> check_supernet(nestling.Supernet(MyNet(), x), x)
     """
     check_full(net, *inputs, **kwargs)
-    check_order(net, *inputs, seed=seed, **kwargs)
-    check_masked(net, *inputs, seed=seed, **kwargs)
+    check_order(net, *inputs, seed=seed, outputs=outputs, **kwargs)
+    check_masked(net, *inputs, seed=seed, outputs=outputs, **kwargs)
     check_isolation(net, *inputs, seed=seed, **kwargs)
 
 
@@ -94,19 +101,24 @@ def check_full(net: Supernet, *inputs: Any, **kwargs: Any) -> None:
         assert torch.equal(one, other), "the full spec computes something else than the model"
 
 
-def check_order(net: Supernet, *inputs: Any, seed: int = 0, **kwargs: Any) -> None:
-    """Check that no output changes when the units of all axes are put in another order."""
+def check_order(
+    net: Supernet, *inputs: Any, seed: int = 0, outputs: Any = None, **kwargs: Any
+) -> None:
+    """Check that no needed output changes when the units of all axes are put in another order."""
     own, inputs, kwargs = _wide(net, inputs, kwargs)
-    before = _outputs(own.model, inputs, kwargs)
+    pick = picker(outputs)
+    before = _outputs(own.model, inputs, kwargs, pick)
     draw = random.Random(seed)
     loose = {name: axis for name, axis in own.space.axes.items() if not axis.ordered}
     orders = {n: draw.sample(range(a.size), a.size) for n, a in loose.items()}
     own.reorder(orders)
-    after = _outputs(own.model, inputs, kwargs)
+    after = _outputs(own.model, inputs, kwargs, pick)
     _assert_close(after, before, f"reordering the axes {list(orders)} changes the output")
 
 
-def check_masked(net: Supernet, *inputs: Any, seed: int = 0, **kwargs: Any) -> None:
+def check_masked(
+    net: Supernet, *inputs: Any, seed: int = 0, outputs: Any = None, **kwargs: Any
+) -> None:
     """Check that subnets compute what the masked full model computes, forward and gradients.
 
     Masked means that the cut units are set to zero, and that norms, means and softmax over units
@@ -114,10 +126,11 @@ def check_masked(net: Supernet, *inputs: Any, seed: int = 0, **kwargs: Any) -> N
     model along a random direction, in float64.
     """
     own, inputs, kwargs = _wide(net, inputs, kwargs)
-    masked = _Masked(own, inputs, kwargs)
+    pick = picker(outputs)
+    masked = _Masked(own, inputs, kwargs, pick)
     for spec in some_specs(own.space, seed):
         subnet = own.subnet(spec).eval()
-        found = tensors_in(_quiet(functools.partial(subnet, *inputs, **kwargs)))
+        found = tensors_in(pick(_quiet(functools.partial(subnet, *inputs, **kwargs))))
         _assert_close(found, masked.outputs(spec), f"{spec} differs from the masked model")
         generator = torch.Generator().manual_seed(seed)
         weights = [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in found]
@@ -358,11 +371,14 @@ def _shortfall(
 class _Masked:
     """The masked full model of a supernet."""
 
-    def __init__(self, net: Supernet, inputs: Sequence[Any], kwargs: dict[str, Any]) -> None:
-        self.net, self.inputs, self.kwargs = net, inputs, kwargs
-        found = discover(net.model, inputs, kwargs)
+    def __init__(
+        self, net: Supernet, inputs: Sequence[Any], kwargs: dict[str, Any], pick: Pick
+    ) -> None:
+        self.net, self.inputs, self.kwargs, self.pick = net, inputs, kwargs, pick
+        found = discover(net.model, inputs, kwargs, outputs=pick)
         self.trace, self.steps = found.trace, found.steps
         self.owners = dict(_owners(found.space, net.space, found.atoms))
+        self._check_owners()
         self.follows = self._follows()
         self.results = [found.trace.of(tensor) for tensor in found.outputs]
 
@@ -372,8 +388,17 @@ class _Masked:
         passed = dropped(self.steps, self.net.space, counts)
         mode = Replayer(self.trace, kept, passed, self.follows)
         value = run_masked(self.net.model, self.inputs, self.kwargs, self.net.space, counts, mode)
-        pairs = zip(tensors_in(value), self.results, strict=True)
+        pairs = zip(tensors_in(self.pick(value)), self.results, strict=True)
         return [cut(tensor.detach().clone(), dims, kept) for tensor, dims in pairs]
+
+    def _check_owners(self) -> None:
+        """Check that every axis can be masked, so that none is compared without being cut."""
+        widths = {n for n, axis in self.net.space.axes.items() if axis.kind != "depth"}
+        lost = sorted(widths - set(self.owners.values()))
+        assert not lost, (
+            f"the axis {lost[0]!r} of the supernet is none of its model: check with the inputs and "
+            "the outputs= that it was made with"
+        )
 
     def _follows(self) -> Follows:
         """Return which numbers subnets compute from their kept sizes (`nestling.axes.scales`)."""
@@ -455,13 +480,23 @@ def _assert_close(found: Sequence[Tensor], expected: Sequence[Tensor], message: 
         assert worst <= EXACT, f"{message} by {worst:.2e} of the largest entry"
 
 
-def _outputs(model: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    return _quiet(lambda: _run(model, inputs, kwargs))  # type: ignore[no-any-return]
+def _outputs(
+    model: nn.Module,
+    inputs: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    pick: Pick = EVERYTHING,
+) -> list[Tensor]:
+    return _quiet(lambda: _run(model, inputs, kwargs, pick))  # type: ignore[no-any-return]
 
 
-def _run(model: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+def _run(
+    model: nn.Module,
+    inputs: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    pick: Pick = EVERYTHING,
+) -> list[Tensor]:
     with torch.no_grad():
-        return [t.clone() for t in tensors_in(model(*inputs, **kwargs))]
+        return [t.clone() for t in tensors_in(pick(model(*inputs, **kwargs)))]
 
 
 def _counts(subnet: nn.Module) -> dict[str, int]:

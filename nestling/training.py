@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from nestling.checkpoint import (
     refuse_other,
     seed_all,
 )
+from nestling.compilation import Compilation, backend_of, check_compiler
 from nestling.errors import DataError, FileError, ModelError
 from nestling.evaluation import Metric, accuracy
 from nestling.interruption import Interrupted, graceful
@@ -40,7 +41,7 @@ from nestling.optimizers import add_group, check_maker, cosine, default_optimize
 from nestling.precision import alternatives, choose, in_float32, tried
 from nestling.progress import Reporter
 from nestling.supernet import Supernet
-from nestling.weights import all_finite, cloned, lay_out, layouts_of, tensors_of
+from nestling.weights import all_finite, cloned, fill, lay_out, layouts_of, tensors_of
 
 Objective: TypeAlias = Callable[[Supernet], Iterator[tuple[nn.Module, Loss]]]
 MakeOptimizer: TypeAlias = Callable[[Iterable[Any]], torch.optim.Optimizer]
@@ -48,6 +49,20 @@ MakeOptimizer: TypeAlias = Callable[[Iterable[Any]], torch.optim.Optimizer]
 LINES_EVERY = 10.0  # seconds between progress lines where there is no terminal
 HOPELESS = 1000.0  # times the first loss, or 1: a training whose loss is that large has diverged
 _END = object()
+
+
+class Executor(Protocol):
+    """Steps on a net that stands for the shared weights of a stage, and is written back to them."""
+
+    @property
+    def module(self) -> nn.Module:
+        """What is run in a step."""
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Step after a backward run, with the settings and the state of the run's optimiser."""
+
+    def write_back(self) -> None:
+        """Bring the shared weights, and the optimiser's state, up to date."""
 
 
 @dataclass
@@ -62,16 +77,20 @@ class Run:
         loss: from (outputs, targets), of all that trains on the targets; None means cross-entropy,
             and lets a method distil. See `methods.uniform`'s `distill`.
         metric: mean score of a batch, larger is better.
+        held_out: batches that are kept out of the training, for methods that choose among subnets.
         optimizer: makes the optimiser from the parameters; its learning rate rises for the first
             5 % of the steps and then falls to zero along a half cosine.
         precision: "auto", "float32", "bfloat16" or "float32-channels-last"; what the model does not
             take, as its first batch shows, becomes plainer.
+        compile: whether passes of a step are compiled, see `compilation`; or the name of a backend
+            of `torch.compile`.
         checkpoint: where the state is saved; None saves nothing.
         reporter: shows the progress.
         settings: what else a resumed run must share: the method and its options.
         log: a row for every finished epoch.
         seconds: processor time by stage, of this process alone: what it spent before a resume is
             in no checkpoint, so that two runs of the same settings leave the same bytes.
+        resumed: whether the run goes on where an earlier one stopped, as `resume` was asked to.
         done: share of the present stage's steps that were made, 0 to 1; objectives may read it.
     """
 
@@ -81,18 +100,21 @@ class Run:
     seed: int = 0
     loss: Loss | None = None
     metric: Metric = accuracy
+    held_out: Iterable[Any] | None = None
     optimizer: MakeOptimizer | None = None
     precision: str = "auto"
+    compile: bool | str = False
     checkpoint: Path | None = None
     reporter: Reporter = field(default_factory=lambda: Reporter(quiet=True))
     settings: Mapping[str, Any] = field(default_factory=dict)
     log: list[dict[str, Any]] = field(default_factory=list, init=False)
     seconds: dict[str, float] = field(default_factory=dict, init=False)
+    resumed: bool = field(default=False, init=False)
     done: float = field(default=0.0, init=False)
     _stage: int = field(default=0, init=False)
     _start: Mapping[str, tuple[int, ...]] = field(default_factory=dict, init=False)
-    _reorders: int = field(default=0, init=False)  # that the weights have behind them
-    _reordered: int = field(default=0, init=False)  # that the method has asked for
+    _changes: int = field(default=0, init=False)  # that the weights have behind them
+    _changed: int = field(default=0, init=False)  # that the method has asked for
     _once: int = field(default=0, init=False)
     _resumed: Checkpoint | None = field(default=None, init=False)
     _results: dict[str, dict[str, Tensor]] = field(default_factory=dict, init=False)
@@ -102,7 +124,7 @@ class Run:
     def __post_init__(self) -> None:
         if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 0:
             raise ModelError(f"epochs= is a whole number of at least 0, but it is {self.epochs!r}")
-        self.length = length_of(self.train, "train=")
+        self.length = batches.length_of(self.train, "train=")
         if self.epochs and not self.length:
             raise DataError("train= has no batch; give at least one")
         if self.checkpoint is not None and not self.checkpoint.parent.is_dir():
@@ -111,6 +133,9 @@ class Run:
                 f"{str(self.checkpoint.parent)!r}; make it first"
             )
         check_maker(self.optimizer)
+        self.backend = backend_of(self.compile)
+        if self.backend:
+            check_compiler(self.backend, self.device)
         seed_all(self.seed)
         self._clock = time.process_time()
         self._start = self.net.orders
@@ -133,6 +158,8 @@ class Run:
         extra: nn.Module | None = None,
         epochs: int | None = None,
         data: Iterable[Any] | None = None,
+        summed: bool = True,
+        executor: Executor | None = None,
     ) -> None:
         """Train the shared weights, or one stand-alone module, with an objective.
 
@@ -144,6 +171,8 @@ class Run:
                 are trained with them, in a group of their own without weight decay, and saved.
             epochs: of this stage; the run's by default.
             data: batches of this stage; the run's by default.
+            summed: one step of the optimiser for all subnets of a batch, or one after each of them.
+            executor: makes the steps in the place of the optimiser.
 
         Raises:
             ModelError: the loss is not finite.
@@ -160,12 +189,15 @@ class Run:
         target = alone if alone is not None else self.net.model
         optimizer = self._make_optimizer(target)
         loop = _Loop(self, stage, target, optimizer, epochs, extra, data)
+        loop.executor, loop.summed = executor, summed
         first, start = loop.restore(self._resumed)
         self._resumed = None
         self.reporter.start(name, loop.steps, first * loop.length + start)
         with self.undone_on_failure(), graceful() as stop, ExitStack() as stack:
             self.spent("other")
             stack.callback(self.spent, name)
+            if executor is not None:
+                stack.callback(executor.write_back)
             for epoch in range(first, epochs):
                 loop.epoch(objective, epoch, start, stop)
                 start = 0
@@ -245,10 +277,20 @@ class Run:
 
     def reorder(self, orders: Mapping[str, Sequence[int]]) -> None:
         """Reorder the net's units; a resumed run, whose weights have been, passes over it."""
-        self._reordered += 1
-        if self._reordered > self._reorders:
-            self._reorders = self._reordered
+        if self._due():
             self.net.reorder(orders)
+
+    def refill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give the net these weights; a resumed run, whose weights have been, passes over it."""
+        if self._due():
+            fill(self.net.model, tensors)
+
+    def _due(self) -> bool:
+        """Return whether the weights do not have the next change of the method behind them yet."""
+        self._changed += 1
+        due = self._changed > self._changes
+        self._changes = max(self._changes, self._changed)
+        return due
 
     def _finish_epoch(self, loop: _Loop, epoch: int, epochs: int, name: str) -> None:
         self.log.append({"stage": name, "epoch": epoch + 1, "loss": loop.mean_loss()})
@@ -302,6 +344,7 @@ class Run:
                 "seed": self.seed,
                 "batches": self.length,
                 "precision": str(self.wanted),
+                "compile": self.backend,
                 **self.settings,
             }
         )
@@ -314,6 +357,7 @@ class Run:
         """
         if self.checkpoint is None:
             raise ModelError("resume=True needs the file to go on from: give checkpoint= too")
+        self.resumed = True  # a search before the first checkpoint has a log to go on from
         if not self.checkpoint.exists():
             return
         found = Checkpoint.load(self.checkpoint)
@@ -328,8 +372,8 @@ class Run:
 
     def _put_in_order(self, header: Mapping[str, Any]) -> None:
         """Bring the net's units into the order of a checkpoint's weights."""
-        self._reorders = int(header.get("reorders", 0))
-        orders = header.get("orders", {}) if self._reorders else {}
+        self._changes = int(header.get("changes", 0))
+        orders = header.get("orders", {}) if self._changes else {}
         now = self.net.orders
         try:
             self.net.reorder(
@@ -347,7 +391,7 @@ class Run:
 
     def calibration(self) -> Iterable[Any]:
         """Return the training batches to measure norm statistics on, the same after a resume."""
-        return _at(self.train, self.epochs)
+        return batches.at(self.train, self.epochs)
 
 
 class _Loop:
@@ -365,7 +409,7 @@ class _Loop:
     ) -> None:
         self.run = run
         self.data = run.train if data is None else data
-        self.length = run.length if data is None else length_of(data, "data=")
+        self.length = run.length if data is None else batches.length_of(data, "data=")
         self.stage = stage
         self.target = target
         self.extra = nn.Module() if extra is None else extra
@@ -376,9 +420,13 @@ class _Loop:
         self.settings = optimizer_settings(optimizer)
         self.losses: list[Tensor] = []
         self.first_loss: float | None = None
+        self.executor: Executor | None = None
+        self.summed = True
         self.resumed: Checkpoint | None = None
         self.generators = generators_of(self.data)
         self.epoch_start = RandomState.now(self.generators)
+        alone = None if target is run.net.model else target
+        self.passes = Compilation(run.backend, run.reporter.say, alone)
         for module in (target, self.extra):
             module.zero_grad(set_to_none=True)  # what earlier work has left
 
@@ -395,6 +443,7 @@ class _Loop:
         for name, parameter in self._trained():
             # An optimiser passes over a parameter without a gradient; not over one of zeros.
             parameter.grad = torch.zeros_like(parameter) if name in written else None
+        self.passes.restore(found.header["compiled"])
         epoch, batch = found.header["epoch"], found.header["batch"]
         self.first_loss = found.header["first_loss"]
         if batch:
@@ -442,10 +491,10 @@ class _Loop:
         if not start or resumed is None:
             self.losses = []
             self.epoch_start = RandomState.now(self.generators)
-            return _at(self.data, epoch)
-        if _can_start(self.data):
+            return batches.at(self.data, epoch)
+        if batches.starts_anywhere(self.data):
             resumed.present.restore(self.generators)
-            return _at(self.data, epoch, start)
+            return batches.at(self.data, epoch, start)
         resumed.epoch_start.restore(self.generators)
         items = iter(self.data)
         for _ in range(start):
@@ -462,7 +511,8 @@ class _Loop:
         inputs, targets = batches.pair(item)
         batches.check_finite(inputs)
         inputs, targets = (batches.move(part, device) for part in (inputs, targets))
-        self.run.settle(inputs, targets, None if self.target is self.run.net.model else self.target)
+        alone = None if self.target is self.run.net.model else self.target
+        self.run.settle(inputs, targets, alone if self.executor is None else self.executor.module)
         precise = self.run.precise
         inputs = batches.move(inputs, device, precise.memory_format)
         losses = []
@@ -471,19 +521,28 @@ class _Loop:
                 batches.blamed("the model must accept the inputs of train=", inputs),
                 precise.autocast(device),
             ):
-                outputs = in_float32(batches.forward(subnet, inputs))
+                outputs = in_float32(self.passes(subnet, inputs))
             with batches.blamed(
                 "the loss must be one number for (outputs, targets): see loss=", outputs, targets
             ):
                 value = loss(outputs, targets)
                 value.backward()  # type: ignore[no-untyped-call]
             losses.append(value.detach())
-        if not bool(torch.isfinite(torch.stack(losses)).all()):
-            raise ModelError(self._diverged(f"the loss is {float(losses[0])}", epoch))
+            if not self.summed:
+                self._update(losses[-1:], epoch)
+        if self.summed:
+            self._update(losses, epoch)
         self.losses.append(losses[0])
         if self.first_loss is None:
             self.first_loss = float(losses[0])
-        self.optimizer.step()
+
+    def _update(self, losses: Sequence[Tensor], epoch: int) -> None:
+        if not bool(torch.isfinite(torch.stack(list(losses))).all()):
+            raise ModelError(self._diverged(f"the loss is {float(losses[0])}", epoch))
+        if self.executor is None:
+            self.optimizer.step()
+        else:
+            self.executor.step(self.optimizer)
         self.optimizer.zero_grad(set_to_none=False)
 
     def _set_rates(self, step: int) -> None:
@@ -524,6 +583,8 @@ class _Loop:
     def save(self, epoch: int, batch: int) -> None:
         """Write the checkpoint: the next step is batch `batch` of epoch `epoch`."""
         run = self.run
+        if self.executor is not None:
+            self.executor.write_back()
         self.check(epoch if batch else epoch - 1)
         if run.checkpoint is None:
             return
@@ -541,11 +602,12 @@ class _Loop:
             "batch": batch,
             "alone": alone,
             "trained in": str(run.precise) if run._given is not None else None,
+            "compiled": self.passes.state,
             "log": run.log,
             "first_loss": self.first_loss,
             "gradients": [n for n, p in self._trained() if p.grad is not None],
             "orders": {name: list(order) for name, order in run.net.orders.items()},
-            "reorders": run._reorders,
+            "changes": run._changes,
             "losses": [float(loss) for loss in self.losses] if batch else [],
         }
         Checkpoint(
@@ -556,27 +618,3 @@ class _Loop:
             RandomState.now(self.generators),
             results,
         ).save(run.checkpoint)
-
-
-def length_of(data: Iterable[Any], name: str) -> int:
-    """Return how many batches an epoch of the data has.
-
-    Raises:
-        DataError: it cannot say.
-    """
-    try:
-        return len(data)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise DataError(
-            f"{name} must have a length and be iterable once an epoch, but a "
-            f"{type(data).__name__} has no len(); use a DataLoader or a list of batches"
-        ) from error
-
-
-def _can_start(train: Iterable[Any]) -> bool:
-    """Return whether a loader begins anywhere: `loader.at(epoch, start=k)`, as `Batches` does."""
-    return callable(getattr(train, "at", None))
-
-
-def _at(train: Iterable[Any], epoch: int, start: int = 0) -> Iterable[Any]:
-    return train.at(epoch, start=start) if _can_start(train) else train  # type: ignore[attr-defined]

@@ -7,11 +7,11 @@ that several weights make has the mean of their numbers, each divided by its own
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nestling import extent as extents
 from nestling.extent import Along
@@ -89,6 +89,33 @@ def loose_axes(space: Space) -> list[Axis]:
 def makers(space: Space, axis: str) -> list[Place]:
     """Return the places where weights make the units of an axis (see `Space.made_by`)."""
     return [Place.of(space, axis, *place) for place in space.made_by(axis)]
+
+
+def norms(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield every norm layer that has weights.
+
+    That is any module with "norm" in its class's name and a `weight` of one dimension: batch,
+    layer, group and RMS norm, and those of model libraries.
+    """
+    for module in model.modules():
+        weight = module._parameters.get("weight")
+        if "norm" in type(module).__name__.lower() and weight is not None and weight.dim() == 1:
+            yield module
+
+
+def norm_scales(model: nn.Module) -> dict[str, str]:
+    """Return the scale of every norm layer, each once, with its shift (or "" where it has none).
+
+    Example:
+        >>> norm_scales(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
+        {'1.weight': '1.bias'}
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {}
+    for norm in norms(model):
+        shift = norm._parameters.get("bias")
+        found[names[id(norm.weight)]] = "" if shift is None else names[id(shift)]
+    return {name: found[name] for name in names.values() if name in found}
 
 
 def scored(space: Space, measure: Callable[[Place], Tensor]) -> dict[str, Tensor]:

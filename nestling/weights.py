@@ -92,6 +92,14 @@ def substituted(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[No
             table[key] = tensor
 
 
+def put(module: nn.Module, before: nn.Parameter, after: nn.Parameter) -> None:
+    """Put a parameter in the place of another, wherever a module holds that one."""
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is before:
+                part._parameters[name] = after
+
+
 def _in_kind(tensor: Tensor, own: Tensor) -> Tensor:
     """Return a tensor that has the methods and attributes that the code may expect of its own."""
     if isinstance(own, nn.Parameter) and (type(own) is not nn.Parameter or vars(own)):

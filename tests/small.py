@@ -63,6 +63,26 @@ class Skipping(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Dense(nn.Module):
+    """Every layer reads all before it: norms over concatenations, whose units lie apart."""
+
+    def __init__(self, width=8, growth=4):
+        super().__init__()
+        self.stem = nn.Conv2d(1, width, 3, padding=1, bias=False)
+        self.norms, self.convs = nn.ModuleList(), nn.ModuleList()
+        for number in range(2):
+            self.norms.append(nn.BatchNorm2d(width + number * growth))
+            self.convs.append(nn.Conv2d(width + number * growth, growth, 3, padding=1, bias=False))
+        self.norm = nn.BatchNorm2d(width + 2 * growth)
+        self.head = nn.Linear(width + 2 * growth, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            x = torch.cat([x, conv(F.relu(norm(x)))], 1)
+        return self.head(F.relu(self.norm(x)).mean((2, 3)))
+
+
 class TwoInputs(nn.Module):
     """Takes two tensors, by place or by keyword."""
 

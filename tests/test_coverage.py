@@ -105,6 +105,81 @@ def test_tiny_models_pass(name):
     assert found["quarter_file"] == pytest.approx(found["quarter_params"], abs=0.15)
 
 
+class Pairs(nn.Module):
+    """Scores of all pairs of examples, and a product of weights that is made once."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Linear(6, 8), nn.Linear(6, 8)
+        self.scale = nn.Parameter(torch.randn(8, 5))
+
+    def forward(self, x):
+        return (self.left(x) @ self.right(x).t()) * (self.scale.t() @ self.scale).mean()
+
+
+def test_what_an_example_costs_in_a_batch():
+    for batch in (1, 2, 4):
+        x = torch.randn(batch, 6)
+        once, each, pair = 5 * 8 * 5, 2 * 6 * 8, 8
+        net = nestling.Supernet(Pairs(), x, step=2)
+        assert checks._for_one(net.model, ((x,), {})) == once + each + batch * pair
+        found = checks.macs(checks.Subject(zoo.Case(net.model, (x,)), net), random.Random(0))
+        assert found["macs"] == once + each + batch * pair
+        assert found["macs_equal"] == found["macs_of"]
+
+
+class Grouped(nn.Module):
+    def forward(self, one, other, ends):
+        return torch._grouped_mm(one, other, offs=ends)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "ends"),
+    [
+        ((12, 8), (3, 8, 16), [4, 4, 12]),  # rows in groups
+        ((8, 12), (12, 16), [4, 4, 12]),  # inner entries in groups
+        ((3, 8, 4), (4, 12), [4, 4, 12]),  # columns in groups
+        ((3, 8, 4), (3, 4, 16), None),
+    ],
+)
+def test_grouped_products_are_counted(one, other, ends):
+    """As the products of the groups are, one by one."""
+    a, b = torch.randn(one), torch.randn(other)
+    starts = [0, *ends[:-1]] if ends else [0] * 3
+    expected = 0
+    for group, (start, end) in enumerate(zip(starts, ends or [0] * 3, strict=True)):
+        rows = a[group] if a.dim() == 3 else a[start:end] if b.dim() == 3 else a[:, start:end]
+        columns = b[group] if b.dim() == 3 else b[start:end] if a.dim() == 2 else b[:, start:end]
+        expected += rows.shape[0] * rows.shape[1] * columns.shape[1]
+    offsets = None if ends is None else torch.tensor(ends, dtype=torch.int32)
+    assert checks._counted(Grouped(), (a, b, offsets), {}) == expected
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm whose scale and shift are no parameters, as detectors have in their backbones."""
+
+    def __init__(self, size):
+        super().__init__()
+        for name in ("weight", "bias", "running_mean"):
+            self.register_buffer(name, torch.rand(size))
+
+    def forward(self, x):
+        shift = self.bias - self.running_mean * self.weight
+        return x * self.weight.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
+
+
+@pytest.mark.parametrize("width", [8, 5])
+def test_frozen_norms_are_masked(width):
+    """Pictures are as wide as there are channels, or not."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3, padding=1), FrozenBatchNorm(8), nn.ReLU(), nn.Conv2d(8, 4, 1)
+    case = zoo.Case(nn.Sequential(*layers), (torch.randn(2, 3, 8, width),))
+    net = nestling.Supernet(case.model, *case.args, step=2)
+    found = checks.compare(checks.Subject(case, net), {"0": 4})
+    assert found.by == "weights"
+    assert found.moved
+
+
 def test_equal_subnets_are_told_from_damaged_ones():
     """A bias that follows the wrong axis keeps as many entries, but not the right ones."""
     spec = {"0": 32, "2": 16}

@@ -1,10 +1,15 @@
+import re
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import nestling
 from nestling import DataError
 from nestling.evaluation import accuracy
+from nestling.search import Scorer
+from nestling.weights import cloned
 
 
 def test_every_example_counts_the_same(small):
@@ -75,11 +80,43 @@ def test_bad_data(data, metric, message):
         (torch.randn(4, 1), torch.randn(4)),
         (torch.randn(4), torch.randn(4)),
         (torch.randn(4), torch.ones(4).long()),
+        (torch.randn(4, 1), torch.tensor([0.0, 1.0, 1.0, 0.0])),  # one logit: yes or no
+        (torch.randn(4, 1), torch.tensor([[0.0], [1.0], [1.0], [0.0]])),
+        (torch.randn(4, 1), torch.tensor([0, 1, 1, 0])),
+        (torch.randn(4, 1, 2, 2), torch.zeros(4, 2, 2)),
+        (torch.randn(4, 10), torch.ones(4, 1).long()),  # would be compared each with each
+        (torch.randn(4, 10), torch.ones(1).long()),
+        (torch.randn(4, 4), torch.eye(4).long()),
     ],
 )
 def test_accuracy_of_another_task_asks_for_a_metric(outputs, targets):
     with pytest.raises(DataError, match="pass metric="):
         nestling.evaluate(nn.Identity(), [(outputs, targets)])
+
+
+def test_the_metric_that_is_proposed_for_one_logit_is_right():
+    logits, targets = torch.tensor([[2.0], [-1.0], [0.5], [-3.0]]), torch.tensor([1.0, 0, 0, 1])
+    with pytest.raises(DataError) as caught:
+        nestling.evaluate(nn.Identity(), [(logits, targets)])
+    proposed = re.search(r"metric=(lambda .*) \(larger", str(caught.value)).group(1)
+    for shape in ((4,), (4, 1)):
+        data = [(logits, targets.reshape(shape))]
+        assert nestling.evaluate(nn.Identity(), data, eval(proposed)) == 0.5
+
+
+def test_a_net_with_one_logit_is_refused_before_its_training(small):
+    net = small.supernet(small.seeded(small.Mlp, outputs=1), torch.randn(2, 6))
+    data = [(torch.randn(8, 6), (torch.arange(8) % 2).float()[:, None])] * 2
+    before = cloned(net.state_dict())
+    options = {"epochs": 1, "progress": False, "precision": "float32"}
+    yes_or_no = F.binary_cross_entropy_with_logits
+    with pytest.raises(DataError, match=r"two classes or more.*pass metric="):
+        nestling.fit(net, data, data, loss=yes_or_no, **options)
+    with pytest.raises(DataError, match=r"two classes or more.*pass metric="):
+        Scorer(net, data)(net.space.full)
+    with pytest.raises(DataError, match=r"one class alone.*give loss="):
+        nestling.fit(net, data, **options)  # its cross-entropy is always 0
+    assert all(torch.equal(before[name], each) for name, each in net.state_dict().items())
 
 
 def test_accuracy_takes_class_numbers_that_are_floats():

@@ -1,4 +1,5 @@
 import copy
+import json
 from dataclasses import replace
 
 import pytest
@@ -33,6 +34,23 @@ def test_names_follow_the_share_of_macs(net):
         assert name == "full" if spec == net.space.full else name.startswith(f"m{share:.0f}")
     twice = names_for(net, [net.space.full] * 2)
     assert list(twice) == ["full"]
+
+
+def test_an_entry_as_json_is_all_of_it_but_its_tensors(small, net):
+    for entry in made(small, net, {"half": net.space.spec(width=0.5)}):
+        row = entry.to_json()
+        assert json.loads(json.dumps(row)) == row
+        assert row == {
+            "name": entry.name,
+            "spec": dict(entry.spec),
+            "macs": entry.macs,
+            "params": entry.params,
+            "bytes": entry.bytes,
+            "accuracy": entry.accuracy,
+            "offered": True,
+            "reason": "",
+            "scored": 16,
+        }
 
 
 def test_entries_have_the_right_figures(small, net):

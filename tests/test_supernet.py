@@ -13,6 +13,7 @@ from torch import nn
 
 import nestling
 from nestling import ModelError, SpecError, Supernet, UncalibratedWarning, models, pack
+from nestling.cut import Cut
 from nestling.subnet import binding, is_calibrated
 from nestling.testing import check_full, check_isolation, check_masked, check_order, check_supernet
 
@@ -103,9 +104,35 @@ def test_contract_densenet():
     check_isolation(net, x)
 
 
-def test_the_checks_see_what_is_wrong(monkeypatch):
-    from nestling.cut import Cut
+class Features(nn.Module):
+    """Returns hidden features beside its scores."""
 
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        hidden = torch.relu(self.one(x))
+        features = self.two(hidden)
+        return {"scores": self.head(torch.relu(features)), "features": features}
+
+
+def test_contract_where_not_every_output_is_needed(monkeypatch):
+    """An axis that comes out beside what is needed is masked too, and no check passes it over."""
+    x = torch.randn(4, 6)
+    net = Supernet(Features(), x, outputs="scores", step=2)
+    assert set(net.space.axes) == {"one", "two"}
+    check_supernet(net, x, outputs="scores")
+    with pytest.raises(AssertionError, match="reordering"):
+        check_order(net, x)
+    with pytest.raises(AssertionError, match=r"axis 'two' .* is none of its model.*outputs="):
+        check_masked(net, x)
+    monkeypatch.setattr(Cut, "view", lambda self, t, view=Cut.view: view(self, t.flip(0)))
+    with pytest.raises(AssertionError, match="differs from the masked model"):
+        check_masked(net, x, outputs="scores")
+
+
+def test_the_checks_see_what_is_wrong(monkeypatch):
     net = make()
     monkeypatch.setattr(Cut, "add", lambda self, shared, part: None)
     with pytest.raises(AssertionError, match="gradients"):

@@ -64,6 +64,28 @@ def test_weights_equal_those_of_a_plain_loop(small):
         torch.testing.assert_close(net.state_dict()[name], own.detach(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("summed", [True, False])
+def test_a_step_for_the_sum_of_the_passes_or_one_after_each(small, summed):
+    def both(net):
+        for width in (1.0, 0.5):
+            yield net.pooled(net.space.spec(width=width)).train(), F.cross_entropy
+
+    net, other = small.supernet(), small.supernet()
+    run = Run(net, small.batches(), 1, optimizer=small.sgd, precision="float32")
+    run.train_stage(both, summed=summed)
+    optimizer = small.sgd(other.parameters())
+    for step, (images, labels) in enumerate(small.batches()):
+        optimizer.param_groups[0]["lr"] = 0.05 * cosine(step, len(small.batches()))
+        for number, width in enumerate((1.0, 0.5)):
+            subnet = other.subnet(other.space.spec(width=width)).train()
+            F.cross_entropy(subnet(images), labels).backward()
+            if number or not summed:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=False)
+    for name, own in other.named_parameters():
+        torch.testing.assert_close(net.state_dict()[name], own.detach(), rtol=1e-5, atol=1e-6)
+
+
 def test_gradients_that_lie_around_are_not_used(small, same):
     nets = [small.supernet(), small.supernet()]
     small.seeded(nn.Linear, 1, 1)
@@ -336,6 +358,7 @@ def test_weights_that_overflow_in_the_last_step_are_not_saved(small, tmp_path):
             optimizer=lambda p: torch.optim.SGD(p, lr=1e30),
             precision="float32",
             checkpoint=tmp_path / "state",
+            summed=True,
         )
     assert not (tmp_path / "state").exists()
 

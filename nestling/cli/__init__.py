@@ -9,7 +9,18 @@ from typing import Annotated
 
 import typer
 
-from nestling.cli import bench, doctor, info, inspect, profile, quickstart, run, search, train
+from nestling.cli import (
+    bench,
+    doctor,
+    info,
+    inspect,
+    profile,
+    quickstart,
+    report,
+    run,
+    search,
+    train,
+)
 from nestling.cli.group import Commands
 
 app = typer.Typer(
@@ -24,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for verb in (quickstart, inspect, train, search, info, bench, profile, run, doctor):
+for verb in (quickstart, inspect, train, search, report, info, bench, profile, run, doctor):
     verb.add_to(app)
 
 

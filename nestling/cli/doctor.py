@@ -13,7 +13,7 @@ from nestling.cli import terminal
 from nestling.cli.options import AsJson, examples
 
 PACKAGES = ("torch", "numpy", "safetensors", "typer", "rich", "matplotlib", "scikit-learn")
-EXTRAS = {"pillow": "reading pictures in `nestling run`"}
+EXTRAS = {"pillow": "reading picture files, in `nestling run` and in data sets"}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -90,7 +90,7 @@ def _data(data_dir: str | None) -> dict[str, str]:
         except DataError as error:
             found[name] = f"not there: {error}"
         else:
-            counts = len(dataset.train_labels), len(dataset.test_labels)
+            counts = len(dataset.train.labels), len(dataset.test.labels)
             found[name] = f"found: {counts[0]} training and {counts[1]} test pictures"
     return found
 
@@ -103,7 +103,8 @@ def _missing(found: dict[str, dict[str, Any]]) -> list[str]:
         if version == "not installed"
     ]
     lines += [
-        f"{value.removeprefix('not there: ')} (`nestling train` tries to fetch it)"
+        value.removeprefix("not there: ")
+        + (" (`nestling train` tries to fetch it)" if "by hand" in value else "")
         for name, value in sets.items()
         if value.startswith("not there")
     ]

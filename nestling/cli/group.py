@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import tempfile
-import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -17,6 +14,7 @@ from typer.core import TyperGroup
 
 from nestling.cli import terminal
 from nestling.errors import NestlingError, did_you_mean
+from nestling.interruption import at_once
 
 OURS, USERS, STOPPED = 1, 2, 130  # exit codes
 
@@ -46,7 +44,7 @@ class Commands(TyperGroup):
 
         if not standalone_mode:
             return run()
-        with _sigterm_like_ctrl_c():
+        with at_once():
             code = _guarded(run, list(sys.argv[1:] if args is None else args))
         sys.exit(code)
 
@@ -109,15 +107,3 @@ def _bug(error: Exception) -> str:
         f"this is a bug in Nestling: {what}; {where}. Please report it with that and the output "
         "of `nestling doctor`"
     )
-
-
-@contextmanager
-def _sigterm_like_ctrl_c() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -28,6 +25,12 @@ ModelArgs = Annotated[
     list[str] | None,
     typer.Option(
         "--arg", "--model-args", metavar="KEY=VALUE", help="An argument of the model; repeatable."
+    ),
+]
+MethodOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", metavar="KEY=VALUE", help="An option of the method (JSON); repeatable."
     ),
 ]
 Threads = Annotated[
@@ -67,20 +70,6 @@ def opened(file: Path, own: str | None = None, args: list[str] | None = None) ->
             "builder"
         )
     return load(file, model=None if own is None else target.make(own, target.arguments(args or [])))
-
-
-def own_options(model: str, args: Mapping[str, Any]) -> str:
-    """Return the options that name a model of a user's own to other verbs; "" for a builder's.
-
-    Example:
-        >>> own_options("my net.py:make", {"width": 8})
-        " --model 'my net.py:make' --arg width=8"
-    """
-    if ".py:" not in model:
-        return ""
-    pairs = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in args.items()]
-    named = [word for pair in pairs for word in ("--arg", pair)]
-    return " " + shlex.join(["--model", model, *named])
 
 
 def read_header_id(file: Path) -> str:

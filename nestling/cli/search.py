@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -211,20 +212,23 @@ def _conducted(
 def _menu(
     ready: Prepared, net: Supernet, found: list[Found], points: int, facts: dict[str, Any]
 ) -> Menu:
-    """Return a menu of the Pareto front, thinned to so many points at even distances in MACs."""
+    """Return a menu of the Pareto front, thinned to so many points at even distances in MACs.
+
+    The full net is always one of them, also where a smaller one is more accurate.
+    """
     from dataclasses import replace
 
-    from nestling.menu import make_menu
+    from nestling.menu import CALIBRATION, make_menu
     from nestling.search import front
 
     space, dataset = net.space, ready.dataset
-    kept = [each.spec for each in front(found, space.macs)]
+    kept = list(dict.fromkeys([each.spec for each in front(found, space.macs)]))
     if len(kept) > points:
         low, high = space.macs(kept[-1]), space.macs(kept[0])
         wanted = [low + (high - low) * place / (points - 1) for place in range(points)]
         near = (min(kept, key=lambda spec: abs(space.macs(spec) - macs)) for macs in wanted)
         kept = list(dict.fromkeys(near))
-    batches = list(ready.train.at(0))
+    batches = list(itertools.islice(ready.train.at(0), CALIBRATION))
     menu = make_menu(net, kept, ready.held_out, calibrate=batches)
     whole = {
         "data": dataset.name,
@@ -252,18 +256,6 @@ def _show(menu: Menu, found: list[Found], out: Path, json: bool) -> None:
                 {"spec": dict(spec), "accuracy": accuracy, "macs": space.macs(spec)}
                 for spec, accuracy in found
             ],
-            "menu": [
-                {
-                    "name": entry.name,
-                    "spec": dict(entry.spec),
-                    "macs": entry.macs,
-                    "params": entry.params,
-                    "bytes": entry.bytes,
-                    "accuracy": entry.accuracy,
-                    "offered": entry.offered,
-                    "reason": entry.reason,
-                }
-                for entry in menu
-            ],
+            "menu": [entry.to_json() for entry in menu],
         }
     )

@@ -9,13 +9,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nestling import data as data_sets
+from nestling import methods
 from nestling.cli import terminal
-from nestling.cli.options import AsJson, ModelArgs, Narrow, Threads, examples, own_options
+from nestling.cli.options import AsJson, MethodOptions, ModelArgs, Narrow, Threads, examples
+from nestling.report.own import own_options
 
 if TYPE_CHECKING:
     from nestling.experiment import Outcome, Prepared, Settings
     from nestling.progress import Reporter
     from nestling.runfolder import RunFolder
+
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Compile the steps: the first of each subnet takes up to a minute, later ones less "
+        "than without; for long trainings.",
+    ),
+]
+HeldOut = Annotated[
+    int | None,
+    typer.Option(
+        "--held-out",
+        min=1,
+        help="Training pictures kept aside for the menu's accuracies. (default: a seventh, at most "
+        "5000)",
+    ),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,6 +45,7 @@ def add_to(app: typer.Typer) -> None:
         epilog=examples(
             "nestling train --model digits_resnet --data digits --epochs 20 --lr 0.05",
             "nestling train --model resnet20 --data cifar10 --epochs 100 --out runs/first",
+            "nestling train --model resnet20 --data cifar10 --method norms --option rank_epochs=30",
             "nestling train --resume --out runs/first",
             "nestling train --model mynet.py:make_model --data fashion-mnist --arg width=32",
         )
@@ -36,10 +58,13 @@ def train(
         str | None, typer.Option(help="A builder's name such as resnet20, or FILE.py:function.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Data set: digits, cifar10 or fashion-mnist.")
+        str | None, typer.Option(help=f"Data set: {', '.join(data_sets.names())}.")
     ] = None,
     arg: ModelArgs = None,
-    method: Annotated[str, typer.Option(help="How to train: uniform or individual.")] = "uniform",
+    method: Annotated[
+        str, typer.Option(help=f"How to train: {', '.join(methods.names())}.")
+    ] = "uniform",
+    option: MethodOptions = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training pictures.")] = 10,
     batch: Annotated[int, typer.Option(help="Pictures a step.")] = 128,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 0.1,
@@ -48,18 +73,12 @@ def train(
     precision: Annotated[
         str, typer.Option(help="auto, float32, bfloat16 or float32-channels-last.")
     ] = "auto",
+    compile: Compile = False,
     threads: Threads = None,
     step: Annotated[
         int | None, typer.Option(min=1, help="What counts go in. (default: hardware-friendly)")
     ] = None,
-    held_out: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Training pictures kept aside for the menu's accuracies. (default: a seventh, at "
-            "most 5000)",
-        ),
-    ] = None,
+    held_out: HeldOut = None,
     weights: Annotated[
         str | None, typer.Option(metavar="FILE", help="Safetensors file to start from.")
     ] = None,
@@ -78,11 +97,12 @@ def train(
     from nestling import target
 
     given = dict(context.params)
-    for name in ("context", "arg", "out", "resume", "json"):
+    for name in ("context", "arg", "option", "out", "resume", "json"):
         given.pop(name, None)
     given["model_args"] = target.arguments(arg or [])
+    given["options"] = target.arguments(option or [])
     explicit = {
-        "model_args" if name == "arg" else name
+        {"arg": "model_args", "option": "options"}.get(name, name)
         for name in context.params
         if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
     }
@@ -130,7 +150,7 @@ def _finish(
     shares = ", ".join(f"{name} {share:.2%}" for name, share in outcome.test.items())
     terminal.put(f"\naccuracy: on {ready.pictures} training pictures that were held out")
     terminal.put(
-        f"test accuracy, on {len(ready.dataset.test_labels)} pictures looked at only now: {shares}"
+        f"test accuracy, on {len(ready.dataset.test.labels)} pictures looked at only now: {shares}"
     )
     terminal.put(f"\nFiles are in {folder.path}; look at report.html there, and try:")
     own = own_options(ready.settings.model, ready.settings.model_args)
@@ -170,7 +190,8 @@ def _resumed(
     moved = {"data_dir": given["data_dir"]} if "data_dir" in explicit else {}
     for name, value in asdict(settings).items():
         if name in explicit and name not in moved and given[name] != value:
-            flag = "--arg" if name == "model_args" else "--" + name.replace("_", "-")
+            flags = {"model_args": "--arg", "options": "--option"}
+            flag = flags.get(name, "--" + name.replace("_", "-"))
             raise FileError(
                 f"a run is resumed with its own settings: {flag} is {value!r} in {out}, but "
                 f"{given[name]!r} was given; leave it out, or start a new run"
@@ -183,18 +204,6 @@ def _facts(outcome: Outcome, folder: RunFolder) -> dict[str, Any]:
         "folder": str(folder.path),
         "model": str(folder.model),
         "menu": [
-            {
-                "name": entry.name,
-                "spec": dict(entry.spec),
-                "macs": entry.macs,
-                "params": entry.params,
-                "bytes": entry.bytes,
-                "accuracy": entry.accuracy,
-                "offered": entry.offered,
-                "reason": entry.reason,
-                "scored": entry.scored,
-                "test_accuracy": outcome.test[entry.name],
-            }
-            for entry in outcome.menu
+            entry.to_json() | {"test_accuracy": outcome.test[entry.name]} for entry in outcome.menu
         ],
     }

@@ -6,16 +6,34 @@ A data set is one file in this folder. Its name is the file's, with `-` for `_`,
 
 from __future__ import annotations
 
-import importlib
 import os
-import pkgutil
 from pathlib import Path
 
+from nestling.catalogue import Catalogue
 from nestling.data.batches import Augmentation, Batches
 from nestling.data.dataset import Dataset, Part
+from nestling.data.epochs import Epochs
+from nestling.data.files import FileBatches
+from nestling.data.folder import FolderDataset
+from nestling.data.memory import MemoryDataset
+from nestling.data.pictures import Framing
 from nestling.errors import DataError, did_you_mean
 
-__all__ = ["Augmentation", "Batches", "Dataset", "Part", "load", "names"]
+__all__ = [
+    "Augmentation",
+    "Batches",
+    "Dataset",
+    "Epochs",
+    "FileBatches",
+    "FolderDataset",
+    "Framing",
+    "MemoryDataset",
+    "Part",
+    "load",
+    "names",
+]
+
+_ALL = Catalogue(__name__, "data set", function="read")
 
 
 def names() -> tuple[str, ...]:
@@ -26,17 +44,13 @@ def names() -> tuple[str, ...]:
 
     Example:
         >>> names()
-        ('cifar10', 'digits', 'fashion-mnist')
+        ('cifar10', 'cifar100', 'digits', 'fashion-mnist', 'imagenet', 'svhn', 'tiny-imagenet')
     """
-    files = [info.name for info in pkgutil.iter_modules(__path__)]
-    found = [
-        file for file in files if hasattr(importlib.import_module(f"{__name__}.{file}"), "read")
-    ]
-    return tuple(sorted(file.replace("_", "-") for file in found))
+    return tuple(_ALL.names())
 
 
 def load(name: str, data_dir: str | Path | None = None, *, download: bool = True) -> Dataset:
-    """Read a data set into memory, fetching its files first if they are absent.
+    """Read a data set, fetching its files first if they are absent and free to fetch.
 
     Files are looked for in `data_dir`; if that is None, in the folder that the environment variable
     `NESTLING_DATA` names; if that is unset, in `~/.cache/nestling/data`. A download is checked
@@ -44,7 +58,8 @@ def load(name: str, data_dir: str | Path | None = None, *, download: bool = True
 
     Args:
         name: one of `names()`.
-        data_dir: the folder that holds `cifar-10-batches-bin/`, `FashionMNIST/raw/` and so on.
+        data_dir: the folder that holds `cifar-10-batches-bin/`, `FashionMNIST/raw/`, `imagenet/`
+            and so on; or, for pictures in folders, `train/` and `val/` themselves.
         download: whether absent files may be fetched.
 
     Raises:
@@ -60,7 +75,6 @@ def load(name: str, data_dir: str | Path | None = None, *, download: bool = True
         raise DataError(
             f"unknown data set {name!r}{did_you_mean(name, known)}; choose one of {known}"
         )
-    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     folder = data_dir or os.environ.get("NESTLING_DATA") or Path.home() / ".cache/nestling/data"
-    dataset: Dataset = module.read(Path(folder).expanduser(), download=download)
+    dataset: Dataset = _ALL.find(name)(Path(folder).expanduser(), download=download)
     return dataset

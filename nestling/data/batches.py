@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nestling.data.epochs import Epochs, Normalisation, check_normalisation
 from nestling.errors import DataError
 
 
@@ -51,8 +52,12 @@ class Plan(NamedTuple):
     corners: Tensor | None  # int64 (2, N): top and left of the crop in the padded picture
     flips: Tensor | None  # bool (N,)
 
+    def to(self, device: torch.device) -> Plan:
+        """Return the same choices on a device."""
+        return Plan(*(None if choices is None else choices.to(device) for choices in self))
 
-class Batches:
+
+class Batches(Epochs):
     """An iterable over normalised batches whose contents depend on the seed and the epoch alone.
 
     Order, crops and flips of an epoch are drawn together from a generator seeded with
@@ -60,11 +65,15 @@ class Batches:
     epoch, so a batch can be made without making those before it: `at(epoch, start=k)` continues an
     interrupted epoch bit for bit.
 
+    They are drawn on the CPU, so that an epoch shows the same pictures on every device. Batches
+    are made where the pictures are: for pictures on a GPU the choices move there once an epoch, and
+    nothing else does.
+
     `iter(batches)` runs the current `epoch`; running it to its end moves on to the next.
 
     Args:
-        images: uint8 pixels, (N, C, H, W), on the CPU; not copied.
-        labels: int64 classes, (N,).
+        images: uint8 pixels, (N, C, H, W); not copied.
+        labels: int64 classes, (N,), on the same device.
         batch_size: pictures a batch; the last batch of an epoch may hold fewer.
         mean: per channel, of pixels in [0, 1].
         std: per channel, of pixels in [0, 1].
@@ -78,7 +87,7 @@ class Batches:
         Pictures as float32 (B, C, H, W), `(pixel / 255 - mean) / std`, and int64 labels (B,).
 
     Raises:
-        DataError: tensors of another type or shape, or a batch size that makes no batch.
+        DataError: tensors of another type, shape or device, or a batch size that makes no batch.
 
     Example:
         >>> images = torch.zeros(10, 3, 8, 8, dtype=torch.uint8)
@@ -107,54 +116,15 @@ class Batches:
     ) -> None:
         check_pictures(images, labels)
         check_normalisation(mean, std, channels=images.shape[1])
-        most = len(images) if drop_last else None
-        if batch_size < 1 or (most is not None and batch_size > most):
-            allowed = f"1 to {most}, as drop_last is set" if drop_last else "1 or more"
-            raise DataError(f"a batch cannot hold {batch_size} pictures: give {allowed}")
-        self.epoch = 0
+        super().__init__(len(images), batch_size, drop_last)
         self._images, self._labels = images, labels
-        self._batch_size, self._drop_last = batch_size, drop_last
         self._shuffle, self._augment, self._seed = shuffle, augment, seed
-        self._memory_format = memory_format
-        # (pixel / 255 - mean) / std == pixel * scale + shift, worked out in float64.
-        wide_mean, wide_std = (torch.tensor(v, dtype=torch.float64) for v in (mean, std))
-        self._scale = (1 / (255 * wide_std)).float().view(1, -1, 1, 1)
-        self._shift = (-wide_mean / wide_std).float().view(1, -1, 1, 1)
+        self._normalise = Normalisation(mean, std, images.device, memory_format)
 
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        whole, rest = divmod(len(self._images), self._batch_size)
-        return whole + (rest > 0 and not self._drop_last)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Run the current epoch; see `at`."""
-        return self.at(self.epoch)
-
-    def at(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Make `epoch` the current one and run it from its batch number `start`.
-
-        The batches before `start` are not made. When the iterator is exhausted, `epoch + 1` becomes
-        the current epoch; an iterator that is dropped half-way leaves it as it is.
-
-        Args:
-            epoch: counted from 0.
-            start: counted from 0; `len(self)` gives an empty rest.
-
-        Raises:
-            DataError: `epoch` or `start` is out of range.
-        """
-        if epoch < 0:
-            raise DataError(f"there is no epoch {epoch}: they count from 0")
-        if not 0 <= start <= len(self):
-            raise DataError(f"there is no batch {start} in an epoch: give 0 to {len(self)}")
-        self.epoch = epoch
-        return self._run(epoch, start)
-
-    def _run(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        plan = self._draw(epoch)
+    def _batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        plan = self._draw(epoch).to(self._images.device)
         for batch in range(start, len(self)):
-            yield self._make(plan, slice(batch * self._batch_size, (batch + 1) * self._batch_size))
-        self.epoch = epoch + 1
+            yield self._make(plan, self._places(batch))
 
     def _draw(self, epoch: int) -> Plan:
         """Make every random choice of an epoch; about 1 ms for 50,000 pictures."""
@@ -177,9 +147,8 @@ class Batches:
             images = crop(images, plan.corners[:, places], pad=self._augment.pad)
         if plan.flips is not None:
             images = torch.where(plan.flips[places, None, None, None], images.flip(-1), images)
-        floats = images.to(torch.float32, memory_format=self._memory_format)
         # Without a shuffle, labels are a view of the data set, which is not the caller's to change.
-        return torch.addcmul(self._shift, floats, self._scale), labels.clone()
+        return self._normalise(images), labels.clone()
 
 
 def crop(images: Tensor, corners: Tensor, *, pad: int) -> Tensor:
@@ -198,7 +167,7 @@ def crop(images: Tensor, corners: Tensor, *, pad: int) -> Tensor:
     height, width = images.shape[-2:]
     padded = functional.pad(images, (pad, pad, pad, pad))
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: (B, C, tops, lefts, H, W)
-    return windows[torch.arange(len(images)), :, corners[0], corners[1]]
+    return windows[torch.arange(len(images), device=images.device), :, corners[0], corners[1]]
 
 
 def seeded_generator(*key: int | str) -> torch.Generator:
@@ -216,7 +185,7 @@ def seeded_generator(*key: int | str) -> torch.Generator:
 
 
 def check_pictures(images: Tensor, labels: Tensor) -> None:
-    """Check that pictures are uint8 (N, C, H, W) and labels int64 (N,), with N at least 1.
+    """Check that pictures are uint8 (N, C, H, W), N at least 1, with int64 labels (N,) beside them.
 
     Raises:
         DataError: they are not.
@@ -233,21 +202,10 @@ def check_pictures(images: Tensor, labels: Tensor) -> None:
         )
     if len(images) == 0:
         raise DataError("there must be at least one picture, not 0")
-
-
-def check_normalisation(mean: Sequence[float], std: Sequence[float], *, channels: int) -> None:
-    """Check that there is a mean and a positive std for each channel.
-
-    Raises:
-        DataError: there is not.
-    """
-    if len(mean) != channels or len(std) != channels:
+    if labels.device != images.device:
         raise DataError(
-            f"pictures with {channels} channels need {channels} means and stds, "
-            f"not {len(mean)} and {len(std)}"
+            f"pictures and labels must be on one device, not on {images.device} and {labels.device}"
         )
-    if not all(value > 0 for value in std):
-        raise DataError(f"each std must be above 0, not {tuple(std)}")
 
 
 def _dtype_name(tensor: Tensor) -> str:

@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 
 from nestling.data.batches import Augmentation
-from nestling.data.dataset import Dataset, Part, split_by_class
+from nestling.data.dataset import Part, split_by_class
+from nestling.data.memory import MemoryDataset
 
 TEST_PICTURES = 360
 
 
-def read(folder: Path, *, download: bool) -> Dataset:
+def read(folder: Path, *, download: bool) -> MemoryDataset:
     """Return the digits: 1,437 for training and 360 for testing, always the same.
 
     Args:
@@ -35,7 +36,7 @@ def read(folder: Path, *, download: bool) -> Dataset:
     whole = Part(images, torch.from_numpy(labels).to(torch.int64))
     # The order of the file, not a random one: the split must outlive any random generator.
     train, test = split_by_class(whole, TEST_PICTURES, torch.arange(len(images)))
-    return Dataset(
+    return MemoryDataset(
         name="digits",
         train_images=train.images,
         train_labels=train.labels,

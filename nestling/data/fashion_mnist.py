@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from nestling.data.batches import Augmentation
-from nestling.data.dataset import Dataset, Part
+from nestling.data.dataset import Part
 from nestling.data.download import Remote, fetch, missing_error
+from nestling.data.memory import MemoryDataset
 from nestling.errors import DataError
 
 ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
@@ -44,7 +45,7 @@ CLASSES = (
 IMAGES_MAGIC, LABELS_MAGIC = 0x0803, 0x0801  # bytes; three dimensions, one dimension
 
 
-def read(folder: Path, *, download: bool) -> Dataset:
+def read(folder: Path, *, download: bool) -> MemoryDataset:
     """Read Fashion-MNIST from `folder/FashionMNIST/raw`, fetching the files that are absent.
 
     Shorter files than the canonical ones are fine as long as they are whole.
@@ -56,7 +57,7 @@ def read(folder: Path, *, download: bool) -> Dataset:
     paths = {name: find_file(raw, name, download=download) for name in MD5}
     train = read_part(paths["train-images-idx3-ubyte"], paths["train-labels-idx1-ubyte"])
     test = read_part(paths["t10k-images-idx3-ubyte"], paths["t10k-labels-idx1-ubyte"])
-    return Dataset(
+    return MemoryDataset(
         name="fashion-mnist",
         train_images=train.images,
         train_labels=train.labels,

@@ -6,23 +6,24 @@ subnets to offer, by name. A new file is found by its name; nothing else changes
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from torch import nn
 
-from nestling.errors import ModelError, did_you_mean
+from nestling import catalogue
+from nestling.catalogue import Catalogue
 from nestling.spec import Spec
 
 Recipe: TypeAlias = Callable[..., Mapping[str, tuple[Spec, nn.Module]]]
 
 
+_ALL = Catalogue(__name__, "method")
+
+
 def names() -> list[str]:
     """Return the names of all methods, as `method=` takes them."""
-    return sorted(info.name.replace("_", "-") for info in pkgutil.iter_modules(__path__))
+    return _ALL.names()
 
 
 def find(name: str) -> Recipe:
@@ -31,19 +32,12 @@ def find(name: str) -> Recipe:
     Raises:
         ModelError: there is no such method.
     """
-    if name not in names():
-        near = did_you_mean(str(name), names())
-        raise ModelError(f"unknown method {name!r}{near}; the methods are {', '.join(names())}")
-    module_name = name.replace("-", "_")
-    module: Any = importlib.import_module(f"{__name__}.{module_name}")
-    recipe: Recipe = getattr(module, module_name)
-    return recipe
+    return _ALL.find(name)
 
 
 def options(recipe: Recipe) -> list[str]:
     """Return the names of the options that a recipe takes, such as `fractions` of "uniform"."""
-    parameters = inspect.signature(recipe).parameters.values()
-    return [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+    return catalogue.options(recipe)
 
 
 def check_options(name: str, recipe: Recipe, given: Mapping[str, Any]) -> None:
@@ -52,11 +46,4 @@ def check_options(name: str, recipe: Recipe, given: Mapping[str, Any]) -> None:
     Raises:
         ModelError: it does not.
     """
-    known = options(recipe)
-    for option in given:
-        if option not in known:
-            near = did_you_mean(option, known)
-            raise ModelError(
-                f"the method {name!r} has no option {option!r}{near}; its options are "
-                f"{', '.join(known) or 'none'}"
-            )
+    _ALL.check_options(name, recipe, given)

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import nn
 
-from nestling.errors import ModelError, SpecError
+from nestling.errors import SpecError
+from nestling.joint import check_share
 from nestling.menu import names_for
 from nestling.objectives.sandwich import Loss, check_low, sandwich, task_loss
 from nestling.search.uniform import FRACTIONS, ladder, width_of
@@ -28,6 +29,7 @@ def uniform(
     random: int = 2,
     labels_first: float = 0.5,
     distill: Loss | None = None,
+    summed: bool = False,
 ) -> Mapping[str, tuple[Spec, nn.Module]]:
     """Train universally slimmable weights and return uniform subnets near the wanted fractions.
 
@@ -43,12 +45,14 @@ def uniform(
         distill: from then on, the loss of the narrower ones, from (outputs, the full net's
             outputs). The default is soft cross-entropy, where the run has no `loss` of its own;
             where it has one, all train on the targets throughout.
+        summed: whether the optimiser makes one step for all subnets of a batch, as the paper does,
+            or one after each of them; see `docs/accuracy.md` for what that changes.
 
     Raises:
         SpecError: all of the fractions are narrower than `low`.
+        ModelError: `labels_first` is no share.
     """
-    if not 0 <= labels_first <= 1:
-        raise ModelError(f"labels_first= is a share from 0 to 1, but it is {labels_first!r}")
+    check_share("labels_first=", labels_first)
 
     def objective(net: Supernet) -> Iterator[tuple[nn.Module, Loss]]:
         if run.done < labels_first:
@@ -58,7 +62,7 @@ def uniform(
     offered = _offered(run, fractions, low)
     least = low if low is not None else min(width_of(run.net.space, spec) for spec in offered)
     named = names_for(run.net, offered)
-    run.train_stage(objective, name="sandwich")
+    run.train_stage(objective, name="sandwich", summed=summed)
     return {name: (spec, run.net.subnet(spec)) for name, spec in named.items()}
 
 

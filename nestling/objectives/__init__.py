@@ -6,6 +6,7 @@ one optimiser step. Random choices come from torch's global generator, so a rest
 repeats them.
 """
 
+from nestling.objectives.listed import listed
 from nestling.objectives.sandwich import sandwich, soft_cross_entropy
 
-__all__ = ["sandwich", "soft_cross_entropy"]
+__all__ = ["listed", "sandwich", "soft_cross_entropy"]

@@ -8,7 +8,7 @@ Source: Yu and Huang, Universally Slimmable Networks and Improved Training Techn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nestling.axes.structure import map_tensors
 from nestling.batch import part_of, scores_of
-from nestling.errors import SpecError
+from nestling.errors import DataError, SpecError
 from nestling.spec import Spec
 from nestling.supernet import Supernet, check_supernet
 
@@ -57,6 +57,22 @@ def sandwich(
         >>> optimizer.step(); optimizer.zero_grad()
     """
     check_supernet(net, "sandwich")
+    others = drawn(net, low, random)
+    yield from lessons(
+        (in_training(net.pooled(s)) for s in [net.space.full, *others]), loss, distill
+    )
+
+
+def lessons(
+    subnets: Iterable[nn.Module], loss: Loss | None = None, distill: Loss | None = None
+) -> Iterator[tuple[nn.Module, Loss]]:
+    """Yield subnets with their losses: the first learns the targets, and teaches the others.
+
+    Args:
+        subnets: of a step, the teacher first.
+        loss: as for `sandwich`.
+        distill: as for `sandwich`.
+    """
     hard = loss or task_loss
     soft = distill or (soft_cross_entropy if loss is None else None)
     taught: list[Any] = []
@@ -65,10 +81,9 @@ def sandwich(
         taught.append(_detached(outputs))
         return hard(outputs, targets)
 
-    others = drawn(net, low, random)
-    yield _training(net, net.space.full), teach
-    for spec in others:
-        yield _training(net, spec), hard if soft is None else _pupil(soft, taught)
+    for number, subnet in enumerate(subnets):
+        learn = hard if soft is None else _pupil(soft, taught)
+        yield subnet, teach if number == 0 else learn
 
 
 def _pupil(soft: Loss, taught: Sequence[Any]) -> Loss:
@@ -119,10 +134,19 @@ def task_loss(outputs: Any, targets: Any) -> Tensor:
         targets: class numbers (N, ...), or class probabilities.
 
     Raises:
-        DataError: the output holds neither.
+        DataError: the output holds neither, or the score of one class alone.
     """
     own = part_of(outputs, "loss")
-    return F.cross_entropy(scores_of(outputs), targets) if own is None else own
+    if own is not None:
+        return own
+    scores = scores_of(outputs)
+    if scores.dim() > 1 and scores.shape[1] == 1:
+        raise DataError(
+            f"the usual loss is the cross-entropy of two classes or more, but the model's scores "
+            f"{tuple(scores.shape)} are of one class alone, whose cross-entropy is always 0; give "
+            "loss=, such as loss=F.binary_cross_entropy_with_logits, and metric="
+        )
+    return F.cross_entropy(scores, targets)
 
 
 def soft_cross_entropy(outputs: Any, teacher: Any) -> Tensor:
@@ -136,8 +160,8 @@ def soft_cross_entropy(outputs: Any, teacher: Any) -> Tensor:
     return F.cross_entropy(scores, taught.softmax(1))
 
 
-def _training(net: Supernet, spec: Spec) -> nn.Module:
-    subnet = net.pooled(spec)
+def in_training(subnet: nn.Module) -> nn.Module:
+    """Return a subnet in training mode; no walk through its modules where it is."""
     return subnet if subnet.training else subnet.train()
 
 

@@ -7,17 +7,16 @@ reordered by them every subnet is a prefix. A new file is found by its name; not
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from nestling import catalogue
+from nestling.catalogue import Catalogue
 from nestling.checkpoint import RandomState
-from nestling.errors import ModelError, did_you_mean
+from nestling.errors import ModelError
 from nestling.objectives.sandwich import Loss
 from nestling.progress import Reporter
 from nestling.spec import Space
@@ -28,9 +27,12 @@ from nestling.units import loose_axes
 Ranker: TypeAlias = Callable[..., Mapping[str, Tensor]]
 
 
+_ALL = Catalogue(__name__, "ranker")
+
+
 def names() -> list[str]:
     """Return the names of all rankers, as `by=` takes them."""
-    return sorted(info.name.replace("_", "-") for info in pkgutil.iter_modules(__path__))
+    return _ALL.names()
 
 
 def find(name: str) -> Ranker:
@@ -39,19 +41,12 @@ def find(name: str) -> Ranker:
     Raises:
         ModelError: there is no such ranker.
     """
-    if name not in names():
-        near = did_you_mean(str(name), names())
-        raise ModelError(f"unknown ranker {name!r}{near}; the rankers are {', '.join(names())}")
-    module_name = name.replace("-", "_")
-    module: Any = importlib.import_module(f"{__name__}.{module_name}")
-    ranker: Ranker = getattr(module, module_name)
-    return ranker
+    return _ALL.find(name)
 
 
 def options(ranker: Ranker) -> list[str]:
     """Return the names of the options that a ranker takes, such as `direction` of "noise"."""
-    parameters = inspect.signature(ranker).parameters.values()
-    return [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+    return catalogue.options(ranker)
 
 
 def rank(
@@ -105,11 +100,10 @@ def rank(
             precision=precision,
             reporter=reporter,
         )
-        with reporter:
-            found = scores(run, by, **options)
+        with run.undone_on_failure(), reporter:
+            return orders(net.space, scores(run, by, **options))
     finally:
         before.restore()
-    return orders(net.space, found)
 
 
 def scores(run: Run, by: str, **given: Any) -> dict[str, Tensor]:
@@ -127,14 +121,7 @@ def scores(run: Run, by: str, **given: Any) -> dict[str, Tensor]:
         >>> run.reorder(rankers.orders(run.net.space, rankers.scores(run, "noise", epochs=20)))
     """
     ranker = find(by)
-    known = options(ranker)
-    for option in given:
-        if option not in known:
-            near = did_you_mean(option, known)
-            raise ModelError(
-                f"the ranker {by!r} has no option {option!r}{near}; its options are "
-                f"{', '.join(known) or 'none'}"
-            )
+    _ALL.check_options(by, ranker, given)
     return run.once(lambda: ranker(run, **given))
 
 

@@ -120,6 +120,37 @@ def path(
     return Path(falls.scores(), falls.specs(), crossed)
 
 
+def kept(run: Run, targets: Sequence[float], **options: Any) -> Path:
+    """Return what `path` returns; a resumed run has it from its checkpoint.
+
+    Args:
+        run: of the method that needs the path.
+        targets: as for `path`.
+        **options: as for `path`.
+    """
+    axes = list(run.net.space.axes)
+
+    def make() -> dict[str, Tensor]:
+        found = path(run, targets, **options)
+        counts = [[spec[name] for name in axes] for spec in found.specs]
+        scores = {f"scores/{name}": score for name, score in found.scores.items()}
+        return {
+            **scores,
+            "counts": torch.tensor(counts).reshape(len(counts), len(axes)),
+            "crossed": torch.tensor(found.crossed, dtype=torch.bool),
+        }
+
+    tensors = run.once(make)
+    return Path(
+        {n.removeprefix("scores/"): t for n, t in tensors.items() if n.startswith("scores/")},
+        tuple(
+            Spec(run.net.space, dict(zip(axes, row, strict=True)))
+            for row in tensors["counts"].tolist()
+        ),
+        tuple(tensors["crossed"].tolist()),
+    )
+
+
 class Falls(nn.Module):
     """When the units of a net fell, and the counts at which it crossed its targets.
 

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from nestling.spec import Space
-from nestling.supernet import Supernet
 from nestling.training import Run
-from nestling.units import Place, combined, loose_axes, makers
+from nestling.units import Place, combined, loose_axes, makers, norm_scales
 
 
 def scale(run: Run) -> Mapping[str, Tensor]:
@@ -27,7 +26,7 @@ def scale(run: Run) -> Mapping[str, Tensor]:
         run: whose net is ranked; nothing is trained, and no batch is read.
     """
     net = run.net
-    norms = _norm_scales(net)
+    norms = list(norm_scales(net.model))
     weights = dict(net.named_parameters())
 
     def measure(place: Place) -> Tensor:
@@ -48,14 +47,3 @@ def _passed(space: Space, axis: str, norms: list[str]) -> list[Place]:
     """Return where the units of an axis stand in the scales of norm layers."""
     touched = set(space.touches(axis))
     return [Place.of(space, axis, norm, 0) for norm in norms if (norm, 0) in touched]
-
-
-def _norm_scales(net: Supernet) -> list[str]:
-    """Return the names of the scales of all norm layers, each once."""
-    found = {
-        id(weight)
-        for module in net.model.modules()
-        for weight in [module._parameters.get("weight")]
-        if "norm" in type(module).__name__.lower() and weight is not None and weight.dim() == 1
-    }
-    return [name for name, parameter in net.named_parameters() if id(parameter) in found]

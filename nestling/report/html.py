@@ -15,6 +15,7 @@ from string import Template
 from nestling import container
 from nestling.errors import FileError
 from nestling.report import figures
+from nestling.report.own import own_call, own_options
 from nestling.report.page import FRAME
 from nestling.report.rows import Page, Row
 from nestling.report.units import (
@@ -54,12 +55,12 @@ def report_html(
         "key_figures": escape(figures.key_figures(page)),
         "table": _table(page),
         "reasons": _reasons(page),
-        "narrowed": _listed("Which counts are worth having on this device:", page.narrowed),
-        "pictures": "\n".join(_picture(title, file) for title, file in pictures.items()),
+        "narrowed": listed("Which counts are worth having on this device:", page.narrowed),
+        "pictures": "\n".join(embedded(title, file) for title, file in pictures.items()),
         "widths": _widths(page),
         "use": _use(page),
-        "facts": _facts("How it was made", page.facts),
-        "machine": _facts("Where it was measured", page.machine),
+        "facts": fact_list("How it was made", page.facts),
+        "machine": fact_list("Where it was measured", page.machine),
     }
     container.write_atomically(path, Template(FRAME).substitute(parts).encode())
     return Path(path)
@@ -105,10 +106,10 @@ def _table_row(page: Page, row: Row) -> str:
 def _reasons(page: Page) -> str:
     hidden = [row for row in page.rows if not row.offered]
     lines = [f"{row.name}: {figures.why_not_offered(page, row)}" for row in hidden]
-    return _listed("Not offered:", lines)
+    return listed("Not offered:", lines)
 
 
-def _listed(heading: str, lines: Sequence[str]) -> str:
+def listed(heading: str, lines: Sequence[str]) -> str:
     """Return a list; of each line, what stands before the first colon is set off."""
     if not lines:
         return ""
@@ -123,7 +124,12 @@ def _listed(heading: str, lines: Sequence[str]) -> str:
     return f'<p class="key">{escape(heading)}</p><ul>{"".join(items)}</ul>'
 
 
-def _picture(title: str, file: str | os.PathLike[str]) -> str:
+def embedded(title: str, file: str | os.PathLike[str]) -> str:
+    """Return a figure that holds a PNG file itself.
+
+    Raises:
+        FileError: the file cannot be read, or is no PNG.
+    """
     try:
         data = Path(file).read_bytes()
     except OSError as error:
@@ -170,19 +176,24 @@ def _use(page: Page) -> str:
         assert chosen.latency is not None
         budget = f"latency_ms={_round_up(chosen.latency[2]):g}"
         others = "macs=, params= or fraction="
+    line, call = ("", "") if page.own is None else own_call(page.own)
+    made = f", model={call}" if call else ""
     python = [
+        *(["import importlib", ""] if line and not line.startswith("from ") else []),
         "import nestling",
+        *([line] if line else []),
         "",
-        f"model = nestling.load({json.dumps(file)})",
+        f"model = nestling.load({json.dumps(file)}{made})",
         *_inputs(page.facts),
         f"outputs = model(inputs, {budget})  # or {others}",
         f"outputs = model(inputs, subnet={json.dumps(smallest.name)})  # or by name",
     ]
     quoted = shlex.quote(file)
+    own = "" if page.own is None else own_options(*page.own)
     shell = [
-        f"nestling profile {quoted}  # measure the latencies on this machine",
-        f"nestling bench {quoted}    # latency, throughput and memory of every subnet",
-        f"nestling run {quoted} INPUT --fraction 0.5  # a picture or a .npy file",
+        f"nestling profile {quoted}{own}  # measure the latencies on this machine",
+        f"nestling bench {quoted}{own}    # latency, throughput and memory of every subnet",
+        f"nestling run {quoted} INPUT --fraction 0.5{own}  # a picture or a .npy file",
     ]
     return _code("Python", python) + _code("Shell", shell)
 
@@ -206,7 +217,8 @@ def _code(language: str, lines: Sequence[str]) -> str:
     return f'<h3>{language}</h3><pre tabindex="0"><code>{code}</code></pre>\n'
 
 
-def _facts(heading: str, facts: Mapping[str, str]) -> str:
+def fact_list(heading: str, facts: Mapping[str, str]) -> str:
+    """Return a section of facts; empty where there are none."""
     if not facts:
         return ""
     lines = "".join(

@@ -7,12 +7,18 @@ from collections.abc import Mapping, Sequence
 from nestling.entry import Entry
 from nestling.menu import Menu
 from nestling.profile import Key, Profile, machine
+from nestling.report.own import Own
 from nestling.report.rows import Page, Row
 from nestling.report.units import human_list
 
 
 def page_of(
-    menu: Menu, title: str, *, key: Key | None = None, facts: Mapping[str, str] | None = None
+    menu: Menu,
+    title: str,
+    *,
+    key: Key | None = None,
+    facts: Mapping[str, str] | None = None,
+    own: Own | None = None,
 ) -> Page:
     """Return what the table, the pictures and the report show of a menu.
 
@@ -21,6 +27,7 @@ def page_of(
         title: the head line.
         key: which profile to show; without one, or where it was not measured, no latencies.
         facts: how the menu was made, beyond what it says itself.
+        own: the function that makes the model, where it is of the user's own class.
 
     Example:
         >>> print(nestling.report.plain(page_of(menu, "my net", key=menu.key(batch=1))))
@@ -58,6 +65,7 @@ def page_of(
         dict(measured) or machine(),
         {**told, **(facts or {}), **conditions},
         narrowed_lines(menu.profile, sizes, [entry.spec for entry in menu], key),
+        own,
     )
 
 

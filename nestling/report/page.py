@@ -1,10 +1,10 @@
-"""The frame of `report.html`: its style, its layout, and the script that sorts its table.
+"""The frames of the reports: their style, their layout, and the script that sorts their table.
 
-`$name` marks what `html.py` fills in. The content policy forbids every request; both colour schemes
-keep a contrast of at least 4.5 to 1 for text.
+`$name` marks what `html.py` and `lineup_html.py` fill in. The content policy forbids every request;
+both colour schemes keep a contrast of at least 4.5 to 1 for text.
 """
 
-FRAME = """<!doctype html>
+_HEAD = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -76,6 +76,10 @@ dl { margin: 0; }
 dl div { display: flex; gap: 1rem; padding: .35rem 0; border-bottom: 1px solid var(--line); }
 dt { flex: 0 0 7rem; color: var(--quiet); }
 dd { flex: 1; margin: 0; min-width: 0; }
+.warn { margin-top: 1.25rem; padding: .7rem 1rem .8rem; border-left: 4px solid #d55e00;
+  border-radius: .25rem; background: var(--raised); }
+.warn p { margin: 0; font-weight: 600; }
+.warn ul { color: var(--ink); }
 ul { margin: .3rem 0 0; padding-left: 1.25rem; color: var(--quiet); }
 summary { margin-top: 1.25rem; cursor: pointer; color: var(--accent); }
 details .scroll { margin-top: .75rem; }
@@ -85,7 +89,9 @@ details th { overflow-wrap: normal; }
 </style>
 </head>
 <body>
-<header>
+"""
+
+_MENU = """<header>
 <h1>$title</h1>
 <p class="result">$head_line</p>
 <p class="key">$key_figures</p>
@@ -125,7 +131,57 @@ $facts
 $machine
 </div>
 </main>
-<script>
+"""
+
+_COMPARISON = """<header>
+<h1>$title</h1>
+<p class="result">$head_line</p>
+<p class="key">$key_figures</p>
+$warnings
+</header>
+<main>
+<section>
+<h2>Accuracy against cost</h2>
+$picture
+</section>
+<section>
+<h2 id="budgets">At the same budgets</h2>
+<p class="hint">$rule A click on a heading sorts.</p>
+<div class="scroll" role="region" aria-labelledby="budgets" tabindex="0">
+<table id="rows">
+$budgets
+</table>
+</div>
+<details>
+<summary id="entries">Every point of the curves</summary>
+<div class="scroll" role="region" aria-labelledby="entries" tabindex="0">
+<table>
+$points
+</table>
+</div>
+</details>
+<details>
+<summary id="subnets">Every subnet of every run</summary>
+<div class="scroll" role="region" aria-labelledby="subnets" tabindex="0">
+<table>
+$subnets
+</table>
+</div>
+</details>
+</section>
+<section>
+<h2>What the subnets look like</h2>
+$skylines
+</section>
+$searches
+<div class="pair">
+$facts
+$machine
+</div>
+</main>
+"""
+
+_SORTING = """<script>
 const table = document.getElementById("rows"), heads = [...table.tHead.rows[0].cells];
 heads.forEach((head, column) => head.firstChild.addEventListener("click", () => {
   const sign = head.ariaSort === "ascending" ? -1 : 1, body = table.tBodies[0];
@@ -143,3 +199,6 @@ heads.forEach((head, column) => head.firstChild.addEventListener("click", () => 
 </body>
 </html>
 """
+
+FRAME = _HEAD + _MENU + _SORTING
+COMPARISON = _HEAD + _COMPARISON + _SORTING

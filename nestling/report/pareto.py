@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from nestling.report import figures
 from nestling.report.labels import Box, place_labels
@@ -20,6 +18,7 @@ from nestling.report.picture import (
     MUTED,
     RULE,
     VERMILION,
+    along_lines,
     legible,
     lettering,
     new_figure,
@@ -194,7 +193,7 @@ def _draw_labels(axes: Axes, points: Sequence[_Point]) -> list[str]:
         pixels,
         [(extent.width + 2 * _AIR, extent.height) for extent in extents],
         keep_off=[Box(x - _MARKER, y - _MARKER, x + _MARKER, y + _MARKER) for x, y in pixels],
-        avoid=_along_lines(axes),
+        avoid=along_lines(axes),
         bounds=Box(window.x0 + 2, window.y0 + 4, window.x1 + 30, window.y1 + 10),
     )
     plain = IdentityTransform()
@@ -214,19 +213,6 @@ def _draw_labels(axes: Axes, points: Sequence[_Point]) -> list[str]:
             }
             axes.plot([x, end_x], [y, end_y], transform=plain, scalex=False, scaley=False, **line)
     return [name for name, box in zip(names, boxes, strict=True) if box is None]
-
-
-def _along_lines(axes: Axes) -> npt.NDArray[np.float64]:
-    """Return points every few pixels along all that is drawn."""
-    found = [np.empty((0, 2))]
-    for line in axes.get_lines():
-        path = axes.transData.transform(np.asarray(line.get_xydata(), dtype=float))
-        found.append(path)
-        for start, end in pairwise(path):
-            if line.get_linestyle() != "None":
-                steps = np.linspace(0, 1, 2 + int(np.hypot(*(end - start)) / 6))[:, None]
-                found.append(start + steps * (end - start))
-    return np.concatenate(found)
 
 
 def _draw_legend(figure: Figure, page: Page, points: Sequence[_Point]) -> None:

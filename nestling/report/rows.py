@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nestling.errors import NestlingError, did_you_mean
+from nestling.report.own import Own
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Page:
         facts: how the menu was made (data set, method, epochs, seed, batch, threads, date); `file`,
             when present, is the model file that the lines of code in the report open.
         narrowed: which counts are not worth having on the device, a line each.
+        own: the function that makes the model, where it is of the user's own class: the lines of
+            code in the report name it.
 
     Raises:
         NestlingError: no rows, no axes, an unknown axis, or more kept units than the axis has.
@@ -85,6 +88,7 @@ class Page:
     machine: Mapping[str, str]
     facts: Mapping[str, str]
     narrowed: Sequence[str] = ()
+    own: Own | None = None
 
     def __post_init__(self) -> None:
         if not self.rows or not self.sizes:

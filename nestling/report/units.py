@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 MISSING = "–"
@@ -89,6 +89,29 @@ def human_times(ratio: float | None) -> str:
     if ratio is None:
         return MISSING
     return f"{ratio:.{2 if ratio < 9.995 else 1 if ratio < 99.95 else 0}f}×"
+
+
+def human_seeds(counts: Iterable[int]) -> str:
+    """Return how many seeds there are, where methods may have different numbers of them.
+
+    Example:
+        >>> human_seeds([3, 3]), human_seeds([1]), human_seeds([5, 2])
+        ('3 seeds', 'one seed', '2 to 5 seeds')
+    """
+    found = sorted(set(counts))
+    if len(found) > 1:
+        return f"{found[0]} to {found[-1]} seeds"
+    return "one seed" if found == [1] else f"{found[0]} seeds"
+
+
+def human_list_of(words: Sequence[str]) -> str:
+    """Return words as a list in a sentence.
+
+    Example:
+        >>> human_list_of(["a"]), human_list_of(["a", "b", "c"])
+        ('a', 'a, b and c')
+    """
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
 
 
 def printable(text: str) -> str:

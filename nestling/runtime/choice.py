@@ -18,6 +18,11 @@ class Ladder:
     Better is offered before not offered, then more accurate, then cheaper. An entry that is not
     offered is therefore chosen only where a budget leaves no other.
 
+    Accuracies count as they were measured, without the margin of `nestling.entry.noise`. It says
+    when a difference is no proof, not that there is none: the cheapest entry within it is the worse
+    one as a rule. On made-up menus of 8 nets and 300 to 5000 pictures that choice is 0.4 to 3.7
+    points below the best net, the most accurate entry as measured 0.01 to 0.4.
+
     Attributes:
         cost: what the budget is about, as the user writes it.
         prices: what each entry costs, by name.

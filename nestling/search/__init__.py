@@ -7,12 +7,10 @@ A search is a generator function of a space and options. It yields requests (`Sc
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from nestling.errors import ModelError, did_you_mean
+from nestling.catalogue import Catalogue
 from nestling.search.driver import conduct
 from nestling.search.evolution import evolution
 from nestling.search.greedy import greedy
@@ -44,6 +42,7 @@ __all__ = [
     "Scorer",
     "Tune",
     "Tuner",
+    "check_options",
     "conduct",
     "evolution",
     "find",
@@ -59,6 +58,9 @@ __all__ = [
 ]
 
 
+_ALL = Catalogue(__name__, "search", plural="searches", generator=True)
+
+
 def names() -> list[str]:
     """Return the names of all searches.
 
@@ -66,12 +68,7 @@ def names() -> list[str]:
         >>> nestling.search.names()
         ['evolution', 'greedy', 'path', 'progressive', 'uniform']
     """
-    found = []
-    for info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{info.name}")
-        if inspect.isgeneratorfunction(getattr(module, info.name, None)):
-            found.append(info.name)
-    return sorted(found)
+    return _ALL.names()
 
 
 def find(name: str) -> Callable[..., Search]:
@@ -80,9 +77,13 @@ def find(name: str) -> Callable[..., Search]:
     Raises:
         ModelError: there is no such search.
     """
-    if name not in names():
-        near = did_you_mean(str(name), names())
-        raise ModelError(f"unknown search {name!r}{near}; the searches are {', '.join(names())}")
-    module = importlib.import_module(f"{__name__}.{name}")
-    search: Callable[..., Search] = getattr(module, name)
-    return search
+    return _ALL.find(name)
+
+
+def check_options(name: str, search: Callable[..., Search], given: Mapping[str, Any]) -> None:
+    """Check that a search takes all of the options.
+
+    Raises:
+        ModelError: it does not.
+    """
+    _ALL.check_options(name, search, given)

@@ -20,7 +20,7 @@ import torch
 from nestling import container
 from nestling.checkpoint import RandomState, seed_all
 from nestling.errors import FileError, ModelError, SpecError
-from nestling.interruption import Interrupted
+from nestling.interruption import Interrupted, at_once
 from nestling.progress import Reporter
 from nestling.search.log import Log
 from nestling.search.request import (
@@ -82,7 +82,7 @@ def conduct(
         SpecError: the search asks for what is not in the space of the net.
         ModelError: the search has begun already, or asks for fine-tuning without `tune`.
         FileError: the log cannot be used, or is that of another search.
-        Interrupted: Ctrl-C; the log is kept.
+        Interrupted: Ctrl-C or SIGTERM; the log is kept.
 
     Example:
         >>> score = Scorer(net, held_out, calibrate=train)
@@ -102,6 +102,7 @@ def conduct(
         show = stack.enter_context(reporter or Reporter(quiet=True))
         driver = _Driver(net, score, tune, cost, kept, seed, show)
         stack.callback(driver.restore)
+        stack.enter_context(at_once())
         try:
             return driver.run(search)
         except KeyboardInterrupt as stop:

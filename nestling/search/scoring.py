@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from nestling import batch as batches
 from nestling.axes.structure import tensors_in
 from nestling.errors import DataError, ModelError
-from nestling.evaluation import Metric, accuracy, check_rereadable
-from nestling.precision import choose
+from nestling.evaluation import Metric, accuracy, check_rereadable, hits
+from nestling.precision import Precision, alternatives, choose, in_float32, tried
 from nestling.search.passes import fixed_passes
 from nestling.search.request import Worth
 from nestling.spec import Spec
@@ -54,7 +54,8 @@ class Scorer:
         calibrate: training batches, of which the first 256 examples measure norm statistics.
         metric: mean score of a batch, larger is better; top-1 accuracy by default.
         race: whether `pick` drops candidates early; if not, all see the whole slice.
-        precision: "float32", "bfloat16" or "auto".
+        precision: "auto", "float32", "bfloat16" or "float32-channels-last"; what the model does not
+            take, as the first held-out batch shows, becomes plainer.
 
     Raises:
         DataError: the held-out data is empty, or varies from one iteration to the next.
@@ -81,10 +82,10 @@ class Scorer:
                 "subnets of a net with norm statistics must be recalibrated, but calibrate= is not "
                 "given; pass training batches"
             )
-        _check_repeatable(held_out)
+        first = check_repeatable(held_out)
         self.net, self.held_out, self.metric, self.race = net, held_out, metric, race
         self.device = next(net.parameters()).device
-        self.precise = choose(precision, self.device, net.model)
+        self.precise = self._settled(precision, first)
         self.calibration = self._calibration(calibrate) if calibrate and net.private else []
         self.examples: int | None = None  # of the slice, known when it was read once
         self.facts = {
@@ -125,6 +126,12 @@ class Scorer:
         shares = [1.0 if runner in running else runner.seen / seen for runner in runners]
         return [round(runner.mean, 12) for runner in runners], shares
 
+    def _settled(self, name: str, batch: Any) -> Precision:
+        """Return the precision of a name, or a plainer one that the model takes."""
+        wanted = alternatives(name, choose(name, self.device, self.net.model))
+        inputs, targets = (batches.move(part, self.device) for part in batches.pair(batch))
+        return tried(wanted, self.net, inputs, targets, loss=None)[0]
+
     def _calibration(self, calibrate: Iterable[Any]) -> list[Any]:
         found, seen = [], 0
         with closing(fixed_passes(calibrate, seed=0)) as data:
@@ -155,11 +162,11 @@ class Scorer:
             batches.blamed("the model must accept the inputs of the held-out data", inputs),
             self.precise.autocast(self.device),
         ):
-            outputs = batches.forward(subnet, inputs)
+            outputs = in_float32(batches.forward(subnet, inputs))
         with batches.blamed("metric= must give one number for (outputs, targets)", outputs):
-            if self.metric is accuracy and isinstance(outputs, Tensor) and targets is not None:
-                hits = outputs.argmax(1) == targets
-                return hits.reshape(len(hits), -1).double().mean(1).cpu(), 1
+            if self.metric is accuracy:
+                right = hits(outputs, targets)
+                return right.reshape(len(right), -1).double().mean(1).cpu(), 1
             value = float(self.metric(outputs, targets))
         if not math.isfinite(value):
             raise DataError(f"the metric of a batch must be finite, but it is {value}")
@@ -209,23 +216,25 @@ def _survivors(running: Sequence[_Runner], worth: Worth | None) -> list[_Runner]
     return [each for each in running if value(each, each.margin(leader)) >= value(leader)]
 
 
-def _check_repeatable(held_out: Iterable[Any]) -> None:
-    """Check that held-out data is the same at each iteration: no random crops, no shuffling.
+def check_repeatable(held_out: Iterable[Any]) -> Any:
+    """Return the first batch of held-out data, which is the same at each iteration.
 
     Raises:
-        DataError: it is not, or there is none.
+        DataError: it is not (it is shuffled, or has random crops), or there is none.
     """
     check_rereadable(held_out)
     first, again = (_first(held_out, seed) for seed in range(2))
-    if len(first) != len(again) or not all(map(torch.equal, first, again)):
+    tensors = [tensors_in(batches.pair(each)) for each in (first, again)]
+    if len(tensors[0]) != len(tensors[1]) or not all(map(torch.equal, *tensors)):
         raise DataError(
             "candidates are compared on the same held-out examples, but held_out= yields others "
             "each time; switch shuffling and random crops off"
         )
+    return first
 
 
-def _first(held_out: Iterable[Any], seed: int) -> list[Tensor]:
+def _first(held_out: Iterable[Any], seed: int) -> Any:
     with closing(fixed_passes(held_out, seed)) as data:
         for batch in data:
-            return tensors_in(batches.pair(batch))
+            return batch
     raise DataError("scoring needs at least one batch, but the data yields none")

@@ -13,13 +13,12 @@ from contextlib import closing
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nestling import batch as batches
-from nestling.axes.structure import map_tensors
 from nestling.errors import DataError, ModelError
 from nestling.objectives.sandwich import Loss, task_loss
-from nestling.precision import choose
+from nestling.precision import Precision, alternatives, choose, in_float32, tried
 from nestling.search.passes import fixed_passes
 from nestling.spec import Spec
 from nestling.supernet import Supernet
@@ -37,7 +36,8 @@ class Tuner:
         score: the accuracy of a spec, such as a `Scorer`.
         loss: from (outputs, targets); by default the model's own, or cross-entropy.
         rate: the learning rate.
-        precision: "float32", "bfloat16" or "auto".
+        precision: "auto", "float32", "bfloat16" or "float32-channels-last"; what the model does not
+            take, as the first batch shows, becomes plainer.
 
     Raises:
         DataError: the training data has no length, or no batch.
@@ -67,7 +67,9 @@ class Tuner:
         self.net, self.train, self.score = net, train, score
         self.length, self.rate, self.loss = length, rate, loss or task_loss
         self.device = next(net.parameters()).device
-        self.precise = choose(precision, self.device, net.model)
+        wanted = choose(precision, self.device, net.model)
+        self.wanted = alternatives(precision, wanted)
+        self.precise: Precision | None = None  # found on the first batch
 
     def __call__(self, spec: Spec, until: float, epochs: int) -> float:
         """Train a spec's slices until its accuracy is `until`, or for so many epochs.
@@ -98,18 +100,16 @@ class Tuner:
         return reached
 
     def _step(self, subnet: nn.Module, batch: Any) -> None:
-        inputs, targets = batches.pair(batch)
+        inputs, targets = (batches.move(part, self.device) for part in batches.pair(batch))
+        if self.precise is None:
+            self.precise, _ = tried(self.wanted, self.net, inputs, targets, self.loss)
         inputs = batches.move(inputs, self.device, self.precise.memory_format)
         with self.precise.autocast(self.device):
-            outputs = batches.forward(subnet, inputs)
-        loss = self.loss(map_tensors(outputs, _wide), batches.move(targets, self.device))
+            outputs = in_float32(batches.forward(subnet, inputs))
+        loss = self.loss(outputs, targets)
         if not bool(torch.isfinite(loss.detach())):
             raise ModelError(
                 f"fine-tuning must converge, but the loss is {float(loss.detach())}; lower its "
                 "learning rate (rate=)"
             )
         loss.backward()  # type: ignore[no-untyped-call]
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor

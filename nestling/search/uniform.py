@@ -60,6 +60,21 @@ def ladder(space: Space, fractions: Sequence[float] = FRACTIONS) -> list[Spec]:
     Example:
         >>> [round(net.space.macs(spec) / 1e6, 1) for spec in nestling.search.ladder(net.space)]
     """
+    check_fractions(fractions)
+    full = space.macs(space.full)
+    nearest = {
+        min(space.uniform, key=lambda spec: abs(space.macs(spec) / full - fraction)): None
+        for fraction in fractions
+    }
+    return sorted(nearest, key=space.macs, reverse=True)
+
+
+def check_fractions(fractions: Sequence[float]) -> None:
+    """Check shares of the full net's multiply-accumulates.
+
+    Raises:
+        SpecError: there is none, or one is not above 0 and at most 1.
+    """
     if isinstance(fractions, (str, int, float)) or not list(fractions):
         raise SpecError(
             f"fractions= lists at least one share, such as (1.0, 0.5), not {fractions!r}"
@@ -69,12 +84,6 @@ def ladder(space: Space, fractions: Sequence[float] = FRACTIONS) -> list[Spec]:
             raise SpecError(f"a fraction is a number, but it is {fraction!r}")
         if not 0 < fraction <= 1:
             raise SpecError(f"a fraction is above 0 and at most 1, but it is {fraction!r}")
-    full = space.macs(space.full)
-    nearest = {
-        min(space.uniform, key=lambda spec: abs(space.macs(spec) / full - fraction)): None
-        for fraction in fractions
-    }
-    return sorted(nearest, key=space.macs, reverse=True)
 
 
 def uniform(space: Space, *, fractions: Sequence[float] = FRACTIONS) -> Search:

@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from nestling.data.batches import Augmentation, Batches, crop, seeded_generator
 from nestling.errors import DataError
@@ -210,6 +212,39 @@ def test_memory_format_changes_the_layout_and_not_the_values(augment):
         assert images.is_contiguous(memory_format=torch.channels_last)
 
 
+class Devices(TorchDispatchMode):
+    """Notes the devices of all that operations take and give."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        found = tree_leaves((args, kwargs, made))
+        self.seen |= {leaf.device.type for leaf in found if isinstance(leaf, torch.Tensor)}
+        return made
+
+
+def test_batches_are_made_where_the_pictures_are():
+    """The meta device stands for a GPU: what it computes is nothing, but it is not the CPU."""
+    plain = make_batches(drop_last=True)
+    pictures, labels = make_images().to("meta"), torch.arange(37, device="meta")
+    batches = Batches(
+        *(pictures, labels),
+        **{"batch_size": 8, "mean": MEAN, "std": STD, "shuffle": True, "drop_last": True},
+        augment=Augmentation(pad=2, flip=True),
+        memory_format=torch.channels_last,
+    )
+    running = batches.at(0)
+    next(running)  # the choices of the epoch move with the first batch
+    devices = Devices()
+    devices.seen = set()
+    with devices:
+        rest = list(running)
+    assert devices.seen == {"meta"}
+    for (images, targets), (expected, _) in zip(rest, list(plain)[1:], strict=True):
+        assert images.device.type == targets.device.type == "meta"
+        assert images.shape == expected.shape
+        assert images.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_crop_takes_the_window_of_each_corner():
     images = make_images(count=25)
     tops, lefts = torch.arange(25) // 5, torch.arange(25) % 5
@@ -252,6 +287,7 @@ def test_wrong_arguments_are_refused(changes, message):
         (make_images(4), torch.arange(4).int(), "labels of 4 pictures must be int64 .* not int32"),
         (make_images(4), torch.arange(5), r"must be int64 of shape \(4,\), .* shape \(5,\)"),
         (make_images(0), torch.arange(0), "at least one picture"),
+        (make_images(4), torch.arange(4, device="meta"), "one device, not on cpu and meta"),
     ],
 )
 def test_wrong_tensors_are_refused(images, labels, message):

@@ -43,7 +43,7 @@ def test_small_files_load(rows, tmp_path):
 
 
 def test_present_files_are_not_fetched(rows, tmp_path, monkeypatch):
-    monkeypatch.setattr("nestling.data.cifar10.fetch_archive", None)
+    monkeypatch.setattr("nestling.data.cifar.fetch_archive", None)
     assert len(load("cifar10", tmp_path).test_labels) == 20
 
 

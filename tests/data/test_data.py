@@ -23,7 +23,10 @@ def asked(monkeypatch):
 
 
 def test_names_are_the_files_that_read_a_data_set():
-    assert data.names() == ("cifar10", "digits", "fashion-mnist")
+    assert data.names() == (
+        *("cifar10", "cifar100", "digits", "fashion-mnist"),
+        *("imagenet", "svhn", "tiny-imagenet"),
+    )
 
 
 @pytest.mark.parametrize(

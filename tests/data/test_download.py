@@ -3,6 +3,7 @@ import http.server
 import io
 import tarfile
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,20 +145,23 @@ def test_a_file_in_the_way_is_an_oserror(tmp_path, place):
 
 def test_cifar10_is_fetched_once(tmp_path, place, monkeypatch):
     row = np.arange(3073, dtype=np.uint8).tobytes()
-    names = [*cifar10.TRAIN_FILES, cifar10.TEST_FILE]
-    files = {f"{cifar10.FOLDER}/{name}": row * 4 for name in names}
-    monkeypatch.setattr(cifar10, "ARCHIVE", make_archive(tmp_path / "a", files))
+    version = cifar10.VERSION
+    names = [*version.train_files, version.test_file]
+    files = {f"{version.folder}/{name}": row * 4 for name in names}
+    archive = make_archive(tmp_path / "a", files)
+    monkeypatch.setattr(cifar10, "VERSION", replace(version, archive=archive))
     assert len(load("cifar10", place).train_labels) == 20
     (tmp_path / "a").unlink()
     assert len(load("cifar10", place).train_labels) == 20
 
 
 def test_cifar10_without_network_is_an_error_with_ways_out(place, monkeypatch):
-    monkeypatch.setattr(cifar10, "ARCHIVE", Remote("http://127.0.0.1:1/c.tar.gz", "0" * 32))
+    archive = Remote("http://127.0.0.1:1/c.tar.gz", "0" * 32)
+    monkeypatch.setattr(cifar10, "VERSION", replace(cifar10.VERSION, archive=archive))
     with pytest.raises(DataError) as caught:
         load("cifar10", place)
     for words in (
-        f"cifar10 is not in {place / cifar10.FOLDER} and could not be fetched",
+        f"cifar10 is not in {place / cifar10.VERSION.folder} and could not be fetched",
         "refused",
         "fetch http://127.0.0.1:1/c.tar.gz by hand",
         "--data-dir",

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,10 +11,12 @@ import nestling
 from nestling import DataError, ModelError, rankers
 from nestling.axes.tracer import trace
 from nestling.header import space_from_json, space_to_json
+from nestling.objectives.sandwich import task_loss
 from nestling.testing import check_ranker
 from nestling.training import Run
+from nestling.weights import is_channels_last
 
-TRAINED = ("lasso", "noise")
+TRAINED = ("bandit", "lasso", "noise", "slimming")
 DATA = ("fisher", "taylor", *TRAINED)
 
 
@@ -76,6 +79,28 @@ def test_public_rank(nets, name, same):
     assert same(net.state_dict(), before) == (name not in TRAINED)
     net.reorder(orders)
     assert net.orders["left"] == orders["left"]
+
+
+@pytest.mark.parametrize("fails", ["in the ranker", "in its scores", ""])
+def test_a_ranker_that_fails_after_its_training_leaves_the_layout(nets, monkeypatch, fails):
+    net, batches = nets("residual")
+
+    find = rankers.find
+
+    def ranker(run):
+        run.train_stage(lambda net: iter([(net.pooled(net.space.full).train(), task_loss)]))
+        assert is_channels_last(net.parameters())
+        if fails == "in the ranker":
+            raise ZeroDivisionError
+        return {} if fails else find("l1")(run)
+
+    monkeypatch.setattr("nestling.rankers.find", lambda name: ranker)
+    assert not is_channels_last(net.parameters())
+    subnet = net.subnet(net.space.full).eval()
+    with pytest.raises((ZeroDivisionError, ModelError)) if fails else nullcontext():
+        nestling.rank(net, "own", batches, epochs=1, precision="float32-channels-last")
+    assert is_channels_last(net.parameters()) == (not fails)
+    assert is_channels_last(subnet.parameters()) == (not fails)
 
 
 @pytest.mark.parametrize("name", DATA)

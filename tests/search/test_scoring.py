@@ -5,10 +5,12 @@ import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 import nestling
 from nestling import DataError, ModelError, evaluate
-from nestling.search import Scorer
+from nestling.search import Scorer, Tuner, conduct, progressive
 from nestling.search.steps import lowered, stairs
 from nestling.testing import some_specs
 from nestling.weights import cloned, tensors_of
@@ -128,3 +130,76 @@ def test_it_refuses_what_it_cannot_compare_on(digits, small):
         Scorer(net, held_out, calibrate=train, metric=lambda outputs, targets: math.nan)(
             net.space.full
         )
+
+
+class Viewing(nn.Module):
+    """Takes no channels-last pictures: its view needs them in the order of the channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8 * 64, 3)
+
+    def forward(self, x):
+        return self.head(self.norm(self.conv(x)).relu().view(len(x), -1))
+
+
+class Indexed(Viewing):
+    """Takes no bf16 beside: sums over indices want one dtype."""
+
+    def forward(self, x):
+        zeros = torch.zeros(len(x), 3, dtype=self.head.weight.dtype)
+        return zeros.index_add(0, torch.arange(len(x)), super().forward(x))
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "found"),
+    [
+        (Viewing, "auto", "bfloat16"),
+        (Indexed, "auto", "float32"),
+        (Viewing, "bfloat16", "bfloat16"),
+        (Viewing, "float32-channels-last", "float32"),
+    ],
+)
+def test_a_search_takes_the_precision_that_the_model_takes(
+    small, monkeypatch, kind, precision, found
+):
+    monkeypatch.setattr("nestling.precision.fast_bfloat16", lambda device: True)
+    net = small.supernet(small.seeded(kind), step=4)
+    train, held_out = small.batches(48), small.batches(48, seed=5)
+    before, state = cloned(tensors_of(net.model)), torch.get_rng_state()
+    score = Scorer(net, held_out, calibrate=train, precision=precision)
+    tune = Tuner(net, train, score, precision=precision)
+    assert score.facts["precision"] == str(score.precise) == found
+    chain = conduct(progressive(net.space, threshold=1.0, epochs=1), net, score=score, tune=tune)
+    assert len(chain) >= 2
+    assert str(tune.precise) == found
+    assert all(torch.equal(before[name], each) for name, each in tensors_of(net.model).items())
+    assert torch.equal(torch.get_rng_state(), state)
+    plain = Scorer(net, held_out, calibrate=train)
+    for spec in some_specs(net.space):
+        assert score(spec) == pytest.approx(plain(spec), abs=0.05)
+
+
+def test_asked_for_by_name_bf16_stays(small):
+    net = small.supernet(small.seeded(Indexed), step=4)
+    score = Scorer(net, small.batches(), calibrate=small.batches(), precision="bfloat16")
+    with pytest.raises(DataError, match="accept"):
+        score(net.space.full)
+
+
+def test_metric_and_loss_are_given_float32(small):
+    net, dtypes = small.supernet(), []
+
+    def metric(outputs, targets):
+        dtypes.append(outputs.dtype)
+        return -F.cross_entropy(outputs, targets)
+
+    data = small.batches()
+    score = Scorer(net, data, calibrate=data, metric=metric, precision="bfloat16")
+    Tuner(net, data, score, loss=lambda *given: -metric(*given), precision="bfloat16")(
+        net.space.full, 9.0, 1
+    )
+    assert set(dtypes) == {torch.float32}
+    assert str(score.precise) == "bfloat16, channels-last"

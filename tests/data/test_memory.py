@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nestling.data.batches import Augmentation
-from nestling.data.dataset import Dataset
+from nestling.data.memory import MemoryDataset
 from nestling.errors import DataError
 
 
@@ -22,7 +22,7 @@ def make_dataset(**changes):
         "classes": ("a", "b", "c"),
         "augment": Augmentation(flip=True),
     }
-    return Dataset(**arguments | changes)
+    return MemoryDataset(**arguments | changes)
 
 
 def pictures_of(batches):
@@ -108,6 +108,54 @@ def test_layout_and_drop_last_reach_the_batches():
         dataset.test_batches(7, memory_format=layout),
     ):
         assert next(iter(batches))[0].is_contiguous(memory_format=layout)
+
+
+def test_full_batches_of_a_part():
+    dataset = make_dataset()
+    train, _ = dataset.split(20)
+    batches = dataset.train_batches(7, part=train, drop_last=True)
+    for epoch in range(2):
+        drawn = [labels for _, labels in batches.at(epoch)]
+        assert [len(labels) for labels in drawn] == [7] * 5
+        shown = pictures_of(batches.at(epoch))
+        assert len(set(shown)) == 35
+        assert set(shown) <= set(train.images[:, 0, 0, 0].tolist())
+        assert pictures_of(batches.at(epoch, start=3)) == shown[21:]
+
+
+def test_on_a_device_there_are_the_same_pictures():
+    dataset = make_dataset()
+    moved = dataset.to("cpu")
+    assert moved.shape == dataset.shape == (1, 4, 4)
+    train, held_out = dataset.split(20, seed=3)
+    for here, there in zip((train, held_out), moved.split(20, seed=3), strict=True):
+        assert torch.equal(here.images, there.images)
+        assert torch.equal(here.labels, there.labels)
+        assert moved.in_memory(here) is here
+    for here, there in (
+        (dataset.train_batches(7, 1, part=train), moved.train_batches(7, 1, part=train)),
+        (dataset.test_batches(7), moved.test_batches(7)),
+    ):
+        assert pictures_of(here) == pictures_of(there)
+
+
+def test_pictures_move_with_the_data_set(monkeypatch):
+    """Torch is asked to move what it must, as no other device is at hand that could show it."""
+    asked, move = [], torch.Tensor.to
+
+    def moving(tensor, *args, **kwargs):
+        if args == ("elsewhere",):
+            asked.append(tensor)
+            return tensor.clone()
+        return move(tensor, *args, **kwargs)
+
+    dataset = make_dataset()
+    monkeypatch.setattr(torch.Tensor, "to", moving)
+    moved = dataset.to("elsewhere")
+    held = [*dataset.train, *dataset.test]
+    assert len(asked) == 4
+    assert all(tensor is mine for tensor, mine in zip(asked, held, strict=True))
+    assert all(new is not mine for new, mine in zip([*moved.train, *moved.test], held, strict=True))
 
 
 def test_representation_is_short_and_comparison_is_by_identity():

@@ -1,0 +1,211 @@
+"""Which method's subnets are best at the same cost: the comparison of methods.
+
+    python benchmarks/accuracy.py --data-dir FOLDER                 # short protocol, on the CPU
+    python benchmarks/accuracy.py --protocol full --net resnet18    # full protocol, on a GPU
+    python benchmarks/accuracy.py --list                            # the cases and their states
+    python benchmarks/accuracy.py --only progressive 'alone*'       # some cases, ablations too
+    python benchmarks/accuracy.py --part 2/4 --minutes 9            # a part; stops and goes on
+    python benchmarks/accuracy.py --latency                         # measure what was found
+    python benchmarks/accuracy.py --step-cost                       # what a joint step costs
+    python benchmarks/accuracy.py --summary                         # a line of JSON for each net
+    python benchmarks/accuracy.py --tables                          # docs/accuracy.md and pictures
+
+Every case (a method with its options and a seed) is trained with the same pictures, schedule and
+optimiser, keeps its state in a work folder and its result in `benchmarks/results/accuracy/`. The
+same command goes on where it was stopped, and passes over what is kept. `comparison/` says the
+rest: protocols, cases, trials, results, figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from comparison import latencies, pictures, results, steps, tables, trial
+from comparison.cases import Case, cases, chosen, parse_part
+from comparison.figures import Comparison, summary
+from comparison.protocols import BUDGETS, NETS, PROTOCOLS, Material, Protocol, material, protocol
+
+from nestling.errors import ModelError, NestlingError
+from nestling.interruption import Interrupted
+
+WORK = Path("runs") / "accuracy"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PICTURES = DOCS / "pictures"
+UNFINISHED = 3  # exit status: the time was up, run the same command again
+
+
+def train(of: Protocol, wanted: Sequence[Case], options: argparse.Namespace) -> int:
+    """Train the cases that are not kept yet; return the exit status."""
+    every = {(case.label, case.seed): case for case in cases(of)}
+    given: Material | None = None
+    status = 0
+    for case in wanted:
+        if results.find(of, case, options.results) is not None:
+            continue
+        needed = trial.Needed(of, case, every, options.results)
+        if needed.missing:
+            print(f"{case.name} waits for {', '.join(needed.missing)}", flush=True)
+            status = status or UNFINISHED
+            continue
+        print(f"{of.folder}: {case.name}", flush=True)
+        try:
+            given = given or material(of, options.data_dir)
+            content = trial.run(of, case, given, needed, options.work)
+        except Interrupted as stop:
+            print(f"{case.name}: {stop}", flush=True)
+            return UNFINISHED
+        except NestlingError as error:
+            print(f"{case.name} failed: {error}", file=sys.stderr, flush=True)
+            status = 1
+            continue
+        results.write(results.place(of, case, options.results), content)
+        trial.keep_search_log(of, case, options.work, options.results)
+        print(_said(case, content), flush=True)
+    return status
+
+
+def _said(case: Case, content: Mapping[str, Any]) -> str:
+    """Return a line on a case that was trained: accuracies at the budgets, and seconds."""
+    result = results.Result(content)
+    full = content["full"]["macs"]
+    found = Comparison([result])
+    rows = [found.at(case.label, case.seed, share) for share in (1.0, *BUDGETS)]
+    shown = [
+        f"{row.test:.2%} with {row.macs / full:.0%} of the MACs"
+        for row in (result.rows if case.method == "individual" else dict.fromkeys(rows))
+        if row is not None
+    ]
+    spent = ", ".join(f"{name} {value:.0f} s" for name, value in result.seconds.items())
+    return f"{case.name}: {', '.join(shown)}; {spent}"
+
+
+def listed(of: Protocol, every: Sequence[Case], options: argparse.Namespace) -> str:
+    """Return the cases with their states, a line each."""
+    kept = {case.name for case in every if results.find(of, case, options.results) is not None}
+    by_label = {(case.label, case.seed): case for case in every}
+    lines = []
+    for case in every:
+        waits = [n for n in case.needs if by_label[n, case.seed].name not in kept]
+        state = "kept" if case.name in kept else "to do"
+        if waits and case.name not in kept:
+            state = f"waits for {', '.join(waits)}"
+        lines.append(f"{case.group:<14} {case.label!r:<44} seed {case.seed}  {state}")
+    return "\n".join(lines)
+
+
+def measure(of: Protocol, options: argparse.Namespace) -> None:
+    """Measure what --latency and --step-cost ask for, and keep it."""
+    folder = options.results / of.folder
+    group = results.groups(options.results).get(of.folder, [])
+    if options.latency:
+        if not group:
+            raise ModelError(f"nothing is kept in {folder} whose latency could be measured")
+        latencies.write(folder, latencies.measure(group, options.seconds))
+        print(f"written: {latencies.file_of(folder)}")
+    if options.step_cost:
+        data = material(of, options.data_dir).data
+        found = Comparison(group) if group else None
+        content = steps.measure(of, data.shape, len(data.classes), found, 60 * options.seconds)
+        steps.write(folder, content)
+        print(steps.table(folder))
+
+
+def document(folder: Path) -> None:
+    """Write the page of docs/ and draw its pictures anew."""
+    for path in pictures.draw(folder, PICTURES):
+        print(f"written: {path}")
+    place = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    assert place is not None
+    assert place.loader is not None
+    generate = importlib.util.module_from_spec(place)
+    place.loader.exec_module(generate)
+    page = DOCS / "accuracy.md"
+    page.write_text(generate.filled(page.read_text()))
+    print(f"written: {page}")
+
+
+def page() -> str:
+    """Return the tables of the kept results, for docs/generate.py."""
+    return tables.page(results.KEPT, PICTURES)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the options of the command."""
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--protocol", default="short", help=f"one of {', '.join(PROTOCOLS)}")
+    made.add_argument("--net", default="resnet20", help=f"one of {', '.join(NETS)}")
+    made.add_argument("--data", help="a data set of nestling.data; the protocol's by default")
+    made.add_argument("--data-dir", help="folder of the data sets")
+    for name in ("epochs", "batch", "pictures", "held-out", "threads"):
+        made.add_argument(f"--{name}", type=int, help="instead of the protocol's")
+    made.add_argument("--lr", type=float, help="instead of the protocol's")
+    made.add_argument("--device", help="instead of the protocol's")
+    made.add_argument("--eager", action="store_true", help="do not compile training steps")
+    made.add_argument("--seeds", type=int, nargs="+", help="only these")
+    made.add_argument("--only", nargs="+", metavar="LABEL", help="only these cases, or patterns")
+    made.add_argument("--part", default="1/1", metavar="I/N", help="the I-th of N parts")
+    made.add_argument("--minutes", type=float, help="stop, saved, before so many are over")
+    made.add_argument("--work", type=Path, default=WORK, help="where trainings keep their state")
+    made.add_argument("--results", type=Path, default=results.KEPT, help="where results are kept")
+    made.add_argument("--list", action="store_true", help="print the cases and their states")
+    made.add_argument("--latency", action="store_true", help="measure the kept subnets")
+    made.add_argument("--step-cost", action="store_true", help="measure a joint step")
+    made.add_argument("--seconds", type=float, default=0.5, help="for the latency of one subnet")
+    made.add_argument("--tables", action="store_true", help="write the page of docs/, pictures too")
+    made.add_argument("--summary", action="store_true", help="print the kept figures as JSON")
+    return made
+
+
+def settings(options: argparse.Namespace) -> Protocol:
+    """Return the protocol that the options ask for."""
+    names = ("data", "epochs", "batch", "pictures", "held_out", "threads", "lr", "device")
+    changes = {name: getattr(options, name) for name in names}
+    if options.eager:
+        changes["compiled"] = False
+    if options.seeds:
+        changes["seeds"] = tuple(options.seeds)
+    return protocol(options.protocol, options.net, **changes)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Do what the options ask for; return the exit status."""
+    options = parser().parse_args(words)
+    try:
+        if options.summary:
+            for group in results.groups(options.results).values():
+                print(json.dumps(summary(Comparison(group))))
+            return 0
+        if options.tables:
+            document(options.results)
+            return 0
+        of = settings(options)
+        every = cases(of)
+        if options.list:
+            print(listed(of, every, options))
+            return 0
+        torch.set_num_threads(of.threads)
+        if options.latency or options.step_cost:
+            measure(of, options)
+            return 0
+        wanted = chosen(every, only=options.only, part=parse_part(options.part))
+        with trial.stopping_after(options.minutes):
+            return train(of, wanted, options)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return UNFINISHED
+    except NestlingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

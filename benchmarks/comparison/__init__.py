@@ -1,0 +1,4 @@
+"""The comparison of methods: protocols, cases, trials, kept results and what they show.
+
+`accuracy.py` beside this folder is its command.
+"""

@@ -1,0 +1,223 @@
+"""Cases: what is trained. One method with its options and one seed is a case.
+
+Some cases need the results of others: a net alone at a shape that a search has found needs that
+shape, and a training at equal compute needs to know how much that is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from typing import Any
+
+from comparison.protocols import BUDGETS, Protocol
+from nestling.errors import ModelError, did_you_mean
+
+OURS, BASELINE, PLAIN = "progressive", "uniform", "plain"
+LONG, BUNDLE = "uniform, equal compute", "bundle"
+UNIFORM_SHAPE = "a uniform width"
+PROJECTED = {"shortcut": "projection"}  # an argument of the residual nets' builders
+DENSE = tuple(round(1 - number / 40, 3) for number in range(37))  # 1.0, 0.975 ... 0.1
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The shape of a net that is trained alone.
+
+    Attributes:
+        of: the label of the case that has chosen it, or `UNIFORM_SHAPE`.
+        share: of the full net's MACs that it may cost; 1 is the full net.
+    """
+
+    of: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training.
+
+    Attributes:
+        label: of the method with its options, as tables write it.
+        method: its name.
+        options: of the method, as JSON has them.
+        seed: of everything random.
+        group: "main", or what the ablation varies.
+        shapes: of nets that are trained alone.
+        arguments: of the net's builder, where they are other ones.
+        equals: labels of the cases that train the same nets, where this one trains for as many
+            epochs as cost as much as all of "progressive".
+    """
+
+    label: str
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    group: str = "main"
+    shapes: tuple[Shape, ...] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    equals: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """A plain name that no other case of the protocol has; its files are called so."""
+        return f"{re.sub(r'[^a-z0-9.]+', '-', self.label.lower()).strip('-')}-seed{self.seed}"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Labels of the cases of the same seed whose results it needs."""
+        found = [shape.of for shape in self.shapes if shape.of != UNIFORM_SHAPE]
+        if self.equals:
+            found += [OURS, *self.equals]
+        return tuple(dict.fromkeys(found))
+
+
+def alone_label(shape: Shape) -> str:
+    """Return the label of a net that is trained alone at a shape."""
+    of = "uniform" if shape.of == UNIFORM_SHAPE else shape.of
+    return PLAIN if shape.share == 1 else f"alone {of} {100 * shape.share:g}"
+
+
+def cases(of: Protocol) -> list[Case]:
+    """Return all cases of a protocol, seed by seed; what others need comes before them."""
+    return [
+        case for seed in of.seeds for case in (*_main(of, seed), *_alone(of, seed), *_long(seed))
+    ] + [case for seed in of.seeds for case in ablations(of, seed)]
+
+
+def _main(of: Protocol, seed: int) -> list[Case]:
+    listed = list(of.shares)
+    return [
+        _plain(seed),
+        Case(BASELINE, "uniform", {}, seed),
+        Case(OURS, "progressive", {"fractions": list(DENSE)}, seed),
+        Case("norms", "norms", {"fractions": listed[1:]}, seed),
+        Case("slimmable", "slimmable", {"fractions": listed}, seed),
+    ]
+
+
+def _plain(seed: int, label: str = PLAIN, **more: Any) -> Case:
+    return Case(label, "individual", {}, seed, shapes=(Shape(UNIFORM_SHAPE, 1.0),), **more)
+
+
+def _alone(of: Protocol, seed: int) -> list[Case]:
+    shares = [share for share in dict.fromkeys((*of.shares, *BUDGETS)) if share < 1]
+    shapes = [Shape(by, share) for by in (UNIFORM_SHAPE, OURS, "norms") for share in shares]
+    return [Case(alone_label(shape), "individual", {}, seed, shapes=(shape,)) for shape in shapes]
+
+
+def _long(seed: int) -> list[Case]:
+    shapes = tuple(Shape(UNIFORM_SHAPE, share) for share in (1.0, *BUDGETS))
+    return [
+        Case(LONG, "uniform", {}, seed, equals=(BASELINE,)),
+        Case(
+            *(BUNDLE, "individual", {}, seed),
+            shapes=shapes,
+            equals=tuple(map(alone_label, shapes)),
+        ),
+    ]
+
+
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "ranker": {by: {"rank_by": by} for by in ("l1", "l2", "scale", "taylor", "lasso", "random")},
+    "noise": {
+        "most noise kept": {"rank_options": {"direction": "ascending"}},
+        "plain steps": {"rank_options": {"steps": "plain", "score": "last"}},
+    },
+    "groups": {
+        "4 groups": {"search_options": {"groups": 4}},
+        "single steps": {"search_options": {"groups": None}},
+    },
+    "threshold": {
+        f"threshold {value:g}": {"search_options": {"threshold": value}} for value in (0.3, 0.5)
+    },
+    "distillation": {
+        "distilled from the start": {"labels_first": 0.0},
+        "labels only": {"labels_first": 1.0},
+    },
+    "steps": {"one step for all passes": {"summed": True}},
+    "re-selection": {"no re-selection": {"search_options": {"reselect": False}}},
+    "start": {"from ranking": {"start": "ranked"}},
+    "norms": {"own norms": {"own_norms": True}},
+    "draws": {"1 random member": {"draw": 1}, "4 random members": {"draw": 4}},
+    "search": {
+        "greedy search": {"search": "greedy"},
+        "evolutionary search": {"search": "evolution"},
+    },
+}
+BASELINE_VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "distillation": VARIANTS["distillation"],
+    "steps": VARIANTS["steps"],
+    "draws": {"1 random width": {"random": 1}, "4 random widths": {"random": 4}},
+}
+
+
+def ablations(of: Protocol, seed: int) -> list[Case]:
+    """Return "progressive" and "uniform" with one thing changed at a time."""
+    found = []
+    for label, method, own, varied in (
+        (OURS, "progressive", {"fractions": list(DENSE)}, VARIANTS),
+        (BASELINE, "uniform", {}, BASELINE_VARIANTS),
+    ):
+        found += [
+            Case(f"{label}, {words}", method, {**own, **options}, seed, group)
+            for group, variants in varied.items()
+            for words, options in variants.items()
+        ]
+        if of.net.startswith("resnet"):
+            words = f"{label}, projected shortcuts"
+            found.append(Case(words, method, own, seed, "shortcuts", arguments=PROJECTED))
+    if of.net.startswith("resnet"):
+        words = f"{PLAIN}, projected shortcuts"
+        found.append(_plain(seed, words, group="shortcuts", arguments=PROJECTED))
+    return found
+
+
+# -- choosing cases ------------------------------------------------------------------------------
+
+
+def chosen(
+    all_cases: Sequence[Case],
+    *,
+    only: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    part: tuple[int, int] = (1, 1),
+) -> list[Case]:
+    """Return the cases of some labels, seeds and one part of them.
+
+    Args:
+        all_cases: to choose from.
+        only: labels, or patterns such as "alone*"; by default those of the main comparison.
+        seeds: all by default.
+        part: (i, n), counted from 1; the n parts have every case once.
+
+    Raises:
+        ModelError: a pattern that no label matches.
+    """
+    labels = list(dict.fromkeys(case.label for case in all_cases))
+    for pattern in only or ():
+        if not any(fnmatch(label, pattern) for label in labels):
+            near = did_you_mean(pattern, labels)
+            raise ModelError(f"no case is called {pattern!r}{near}; --list shows all")
+    wanted: Callable[[Case], bool] = (
+        (lambda case: any(fnmatch(case.label, pattern) for pattern in only))
+        if only
+        else (lambda case: case.group == "main")
+    )
+    found = [c for c in all_cases if wanted(c) and (seeds is None or c.seed in seeds)]
+    number, count = part
+    return found[number - 1 :: count]
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """Return (i, n) of "i/n".
+
+    Raises:
+        ModelError: it is no part.
+    """
+    first, _, second = text.partition("/")
+    if not (first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second)):
+        raise ModelError(f"--part is i/n with i from 1 to n, such as 1/4, not {text!r}")
+    return int(first), int(second)

@@ -1,0 +1,253 @@
+"""Kept results: one small JSON file a case, so that two machines' results merge by copying files.
+
+A file holds all that its figures rest on: the settings of the protocol, the case, the machine,
+versions, commit, seconds by stage. Files of different settings are never read together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from comparison.cases import Case, Shape
+from comparison.protocols import Protocol
+from nestling import container
+from nestling.checkpoint import differing
+from nestling.errors import FileError
+from nestling.profile import machine
+
+KEPT = Path(__file__).resolve().parent.parent / "results" / "accuracy"
+FORMAT = 1
+LIBRARIES = ("torch", "numpy", "nestling")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One subnet of a trained case.
+
+    Attributes:
+        name: of the subnet.
+        counts: kept units of each axis, in the order of the result's axes.
+        macs: multiply-accumulates for one picture.
+        params: number of parameters.
+        held_out: accuracy on held-out pictures, 0 to 1; None where these were trained on.
+        test: accuracy on the test pictures.
+    """
+
+    name: str
+    counts: tuple[int, ...]
+    macs: int
+    params: int
+    held_out: float | None
+    test: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """A case that was trained and scored: the content of one file."""
+
+    content: Mapping[str, Any]
+
+    @cached_property
+    def case(self) -> Case:
+        """What was trained."""
+        found = dict(self.content["case"])
+        found["shapes"] = tuple(Shape(**each) for each in found["shapes"])
+        found["equals"] = tuple(found["equals"])
+        return Case(**found)
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """Its subnets, largest first."""
+        found = [Row(**{**each, "counts": tuple(each["counts"])}) for each in self.subnets]
+        return tuple(sorted(found, key=lambda row: row.macs, reverse=True))
+
+    @property
+    def subnets(self) -> Sequence[Mapping[str, Any]]:
+        """The same as JSON has them."""
+        found: Sequence[Mapping[str, Any]] = self.content["subnets"]
+        return found
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What results must share to be compared."""
+        found: Mapping[str, Any] = self.content["protocol"]
+        return found
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Processor seconds by stage."""
+        found: Mapping[str, float] = self.content["seconds"]
+        return found
+
+    @property
+    def complete(self) -> bool:
+        """Whether the seconds are all that were spent; a killed process takes its own along."""
+        return bool(self.content["seconds_complete"])
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of a training."""
+        return int(self.content["epochs"])
+
+    @property
+    def processor(self) -> str:
+        """What its seconds belong to."""
+        where = self.content["machine"]
+        return str(where.get("gpu") or where["processor"])
+
+    def spec(self, row: Row) -> dict[str, int]:
+        """Return the counts of a subnet by axis name."""
+        return dict(zip(self.content["axes"], row.counts, strict=True))
+
+
+def content_of(of: Protocol, case: Case, **facts: Any) -> dict[str, Any]:
+    """Return what the file of a case holds.
+
+    Args:
+        of: the protocol.
+        case: what was trained.
+        **facts: what the trial has found: epochs, seconds, axes, subnets and so on.
+    """
+    return {
+        "format": FORMAT,
+        "protocol": of.settings(),
+        "case": asdict(case),
+        "machine": machine(),
+        "versions": versions(),
+        "commit": commit(),
+        **facts,
+    }
+
+
+def write(path: Path, content: Mapping[str, Any], rows: str = "subnets") -> None:
+    """Write a result whole or not at all, with a line for each of its rows."""
+    text = json.dumps({**content, rows: []}, indent=1)
+    each = ",\n  ".join(json.dumps(row) for row in content[rows])
+    text = text.replace(f'"{rows}": []', f'"{rows}": [\n  {each}\n ]')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    container.write_atomically(path, (text + "\n").encode())
+
+
+def read(path: Path) -> Result:
+    """Read a result.
+
+    Raises:
+        FileError: the file is damaged, or of another version of this benchmark.
+    """
+    content = container.read_json(path, cure="train the case again")
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise FileError(f"{path} is no result of this benchmark; remove it and train again")
+    return Result(content)
+
+
+def find(of: Protocol, case: Case, folder: Path = KEPT) -> Result | None:
+    """Return the kept result of a case; None if there is none.
+
+    Raises:
+        FileError: it was made with other settings.
+    """
+    path = place(of, case, folder)
+    if not path.exists():
+        return None
+    found = read(path)
+    mine = json.loads(json.dumps({"protocol": of.settings(), "case": asdict(case)}))
+    different = [
+        line for part in ("protocol", "case") for line in differing(found.content[part], mine[part])
+    ]
+    if different:
+        raise FileError(
+            f"{path} was made with {', '.join(different)}; keep other settings apart with "
+            "--results, or remove it"
+        )
+    return found
+
+
+def place(of: Protocol, case: Case, folder: Path = KEPT) -> Path:
+    """Return where the result of a case is kept."""
+    return folder / of.folder / f"{case.name}.json"
+
+
+def groups(folder: Path = KEPT) -> dict[str, list[Result]]:
+    """Return all kept results by the folder of their protocol and net.
+
+    Raises:
+        FileError: results in one folder are of different settings.
+    """
+    found: dict[str, list[Result]] = {}
+    for path in sorted(folder.glob("*/*-seed*.json")):
+        found.setdefault(path.parent.name, []).append(read(path))
+    for name, results in found.items():
+        check_alike(results, folder / name)
+    return found
+
+
+def check_alike(results: Sequence[Result], where: Path) -> None:
+    """Check that results may be compared with each other.
+
+    Raises:
+        FileError: their settings differ, or the number format that they were trained in.
+    """
+    first = results[0]
+    for other in results[1:]:
+        different = differing(
+            {**first.settings, "trained in": first.content["trained_in"]},
+            {**other.settings, "trained in": other.content["trained_in"]},
+        )
+        if different:
+            raise FileError(
+                f"the results in {where} were not made alike: {first.case.name} with "
+                f"{', '.join(different)} for {other.case.name}; keep them in separate folders"
+            )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that results depend on."""
+    found = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            found[library] = "missing"
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def commit() -> str:
+    """Return the commit that is measured, marked when files differ from it.
+
+    In a copy without its history the environment variable NESTLING_COMMIT tells it.
+    """
+    told = os.environ.get("NESTLING_COMMIT")
+    if told:
+        return told
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        try:
+            done = subprocess.run(
+                ["git", *words], cwd=folder, capture_output=True, text=True, check=False
+            )
+        except OSError:
+            return ""
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "../../nestling", ".")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if changed else "")
+
+
+def digest(results: Iterable[Result]) -> str:
+    """Return what tells results from any others, whatever their order."""
+    each = sorted(json.dumps(result.content, sort_keys=True) for result in results)
+    return hashlib.sha256("\n".join(each).encode()).hexdigest()[:16]

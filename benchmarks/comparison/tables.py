@@ -1,0 +1,225 @@
+"""Tables: the kept results as Markdown, for docs/accuracy.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from comparison import latencies, results, steps
+from comparison.cases import BASELINE, BUNDLE, LONG, OURS, PLAIN
+from comparison.figures import COSTS, Comparison
+from comparison.protocols import BUDGETS
+from comparison.results import Result
+from nestling.report.seeds import Summary
+
+METHODS = (PLAIN, BASELINE, LONG, "slimmable", "norms", OURS)
+RIVALS = (BASELINE, LONG, "slimmable", "norms")
+COLUMNS = (1.0, *BUDGETS)
+CALLED = {"macs": "multiply-accumulates", "params": "parameters", "latency": "measured latency"}
+NETS = {
+    "resnet20": "ResNet-20",
+    "resnet18": "ResNet-18",
+    "vgg11-bn": "VGG-11-bn",
+    "mobilenet-v1": "MobileNetV1",
+}
+DATA = {
+    "cifar10": "CIFAR-10",
+    "fashion-mnist": "Fashion-MNIST",
+    "imagenet": "ImageNet",
+    "tiny-imagenet": "Tiny-ImageNet",
+}
+
+
+def page(folder: Path = results.KEPT, pictures: Path | None = None) -> str:
+    """Return the tables of all kept results, a section for each protocol and net.
+
+    Args:
+        folder: of the results.
+        pictures: folder of the pictures; those that exist are shown, as of a page beside it.
+    """
+    sections = [
+        section(name, group, folder / name, pictures)
+        for name, group in results.groups(folder).items()
+    ]
+    return "\n\n".join(sections) or "No result is kept yet."
+
+
+def title(settings: Mapping[str, Any]) -> str:
+    """Return what a protocol and net are called."""
+    net, data = settings["net"], settings["data"]
+    return f"{NETS.get(net, net)} on {DATA.get(data, data)}, {settings['name']} protocol"
+
+
+def section(name: str, group: Sequence[Result], folder: Path, pictures: Path | None = None) -> str:
+    """Return the section of one protocol and net."""
+    measured, where = latencies.read(folder)
+    found = Comparison(group, measured)
+    parts = [f"## {title(found.settings)}", conditions(group, where)]
+    if pictures is not None:
+        shown = [pictures / f"{name}-{kind}.png" for kind in ("methods", "subnets", "search")]
+        parts += [f"![{p.stem}]({pictures.name}/{p.name})" for p in shown if p.exists()]
+    for cost in COSTS:
+        parts.append(matched(found, cost))
+    parts += [against_alone(found), against_bundle(found), seconds(found), ablation(found)]
+    parts.append(steps.table(folder))
+    return "\n\n".join(part for part in parts if part)
+
+
+def conditions(group: Sequence[Result], where: Mapping[str, Any]) -> str:
+    """Return how results were made, in words."""
+    s = group[0].settings
+    used = "all" if s["pictures"] is None else f"{s['pictures']:,}"
+    after = (
+        f"subnets are chosen with {s['held_out']:,} of them held out, and the weights that are "
+        "scored train on all"
+        if s["all_pictures"]
+        else f"subnets are chosen on {s['held_out']:,} others of the training set"
+    )
+    seeds = sorted({each.case.seed for each in group})
+    machines = sorted({f"{r.processor}, torch {r.content['machine']['torch']}" for r in group})
+    commits = sorted({r.content["commit"] for r in group})
+    epochs = "1 epoch" if s["epochs"] == 1 else f"{s['epochs']} epochs"
+    compiled = ", compiled steps" if s["compiled"] else ""
+    lines = [
+        f"Trained on {used} training pictures; {after}. {epochs} of batches of {s['batch']}, "
+        f"SGD with Nesterov momentum 0.9, learning rate {s['lr']:g} (warm-up, half "
+        f"cosine), {group[0].content['trained_in']}{compiled}; seeds {_listed(seeds)}. "
+        f"{'; '.join(machines)}, {s['threads']} thread{'s' * (s['threads'] > 1)}; "
+        f"commit {_listed(commits)}."
+    ]
+    if where:
+        machine = where["machine"]
+        lines.append(
+            f"Latency: contiguous copies in float32, {where['batch']} pictures a call, on "
+            f"{machine.get('gpu') or machine['processor']}; the full net takes "
+            f"{where['full_ms']:.2f} ms."
+        )
+    return " ".join(lines)
+
+
+# -- the tables ----------------------------------------------------------------------------------
+
+
+def matched(found: Comparison, cost: str) -> str:
+    """Return the tables of test accuracies at matched costs and of our leads; "" if unknown."""
+    rows = []
+    for label in (label for label in METHODS if label in found.labels):
+        cells = [_accuracy(found.accuracy(label, budget, cost)) for budget in COLUMNS]
+        if any(cells[1:]) or label == PLAIN:
+            rows.append([label, *cells, str(len(found.seeds(label)))])
+    leads = []
+    for rival in RIVALS:
+        mean = found.gain(OURS, rival, cost=cost) if rival in found.labels else None
+        if mean is not None:
+            each = [_points(found.gain(OURS, rival, [budget], cost)) for budget in COLUMNS]
+            leads.append([rival, _points(mean), *each, str(mean.seeds)])
+    if len(rows) < 2:
+        return ""
+    columns = ["full", *_percent(BUDGETS)]
+    head = f"**At matched {CALLED[cost]}** (test accuracy in %, ± standard deviation over seeds)"
+    tables = [_table(head, ["method", *columns, "seeds"], rows)]
+    head = f"Lead of {OURS} there, by seed, in percentage points (95 % interval)"
+    tables.append(_table(head, ["over", "mean of the budgets", *columns, "seeds"], leads))
+    return "\n\n".join(filter(None, tables))
+
+
+def against_alone(found: Comparison) -> str:
+    """Return the table of subnets against the same shapes trained alone; "" if unknown."""
+    shares = found.shares()
+    rows = []
+    for label in (BASELINE, OURS, "norms"):
+        if label not in found.labels:
+            continue
+        each = [found.against_alone(label, share) for share in shares]
+        if any(each):
+            full = found.gain(label, PLAIN, [1.0])
+            rows.append([label, _points(full), *map(_points, each)])
+    head = "**Against the same shapes trained alone** for as many epochs (lead in percentage "
+    head += "points, with 95 % interval)"
+    return _table(head, ["method", "full", *_percent(shares)], rows)
+
+
+def against_bundle(found: Comparison) -> str:
+    """Return the table of our subnets against a bundle at equal total compute; "" if unknown."""
+    seeds = found.seeds(BUNDLE)
+    if not seeds:
+        return ""
+    epochs = _listed(sorted({found[BUNDLE, seed].epochs for seed in seeds}))
+    rows = [
+        [label, *(_accuracy(found.accuracy(label, budget)) for budget in COLUMNS)]
+        for label in (OURS, BUNDLE)
+    ]
+    gains = [_points(found.gain(OURS, BUNDLE, [budget])) for budget in COLUMNS]
+    rows.append([f"{OURS} over {BUNDLE}", *gains])
+    head = "**Against a bundle of separate nets at equal total training compute** (uniform "
+    head += f"widths, {epochs} epochs each; the bundle has no weights in common)"
+    return _table(head, ["", "full", *_percent(BUDGETS)], rows)
+
+
+def seconds(found: Comparison) -> str:
+    """Return the table of what ranking and search cost; "" if unknown."""
+    rows = []
+    for label in (OURS, "norms"):
+        spent = found.spent(label) if label in found.labels else None
+        if spent is not None:
+            joint = [found[label, seed].seconds["joint"] for seed in found.seeds(label)]
+            mean = sum(joint) / len(joint)
+            shares = [f"{spent[part].mean:.1%}" for part in ("rank", "search")]
+            rows.append([label, *shares, f"{mean:,.0f} s"])
+    head = "**What comes before the joint training**, as shares of its processor time"
+    return _table(head, ["method", "ranking", "search", "joint training"], rows)
+
+
+def ablation(found: Comparison) -> str:
+    """Return the table of variants: accuracies at matched MACs, and the lead over the default."""
+    cases = {label: found[label, found.seeds(label)[0]].case for label in found.labels}
+    rows = []
+    for label, case in cases.items():
+        if case.group == "main":
+            continue
+        base = label.partition(",")[0]
+        if case.arguments:  # of another net, so that only its own uniform widths compare
+            base = label.replace(OURS, BASELINE) if base == OURS else ""
+        lead = found.gain(label, base) if base in found.labels else None
+        cells = [_accuracy(found.accuracy(label, budget)) for budget in COLUMNS]
+        against = [base, _points(lead)] if lead is not None else ["", ""]
+        rows.append([case.group, label, *cells, *against, str(len(found.seeds(label)))])
+    head = "**Ablation**, at matched multiply-accumulates of each net; the lead is the mean over "
+    head += "the budgets, by seed"
+    columns = ["varied", "method", "full", *_percent(BUDGETS), "over", "lead", "seeds"]
+    return _table(head, columns, sorted(rows))
+
+
+# -- cells ---------------------------------------------------------------------------------------
+
+
+def _table(head: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table with its head line; "" without rows."""
+    lines = [f"| {' | '.join(cells)} |" for cells in rows]
+    if not lines:
+        return ""
+    rule = "|---" * len(columns) + "|"
+    return "\n".join([f"{head}:", "", f"| {' | '.join(columns)} |", rule, *lines])
+
+
+def _accuracy(figure: Summary | None) -> str:
+    if figure is None:
+        return ""
+    spread = "" if figure.std is None else f" ± {100 * figure.std:.2f}"
+    return f"{100 * figure.mean:.2f}{spread}"
+
+
+def _points(figure: Summary | None) -> str:
+    if figure is None:
+        return ""
+    spread = "" if figure.low is None else f" ({figure.low:+.2f} to {figure.high:+.2f})"
+    return f"{figure.mean:+.2f}{spread}"
+
+
+def _percent(shares: Iterable[float]) -> list[str]:
+    return [f"{100 * share:g} %" for share in shares]
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))

@@ -1,0 +1,314 @@
+"""Trials: train a case, go on with one that was stopped, and score its subnets at the end.
+
+Every case has a work folder with the checkpoint of its training, the seconds that it took so far,
+and the scores that it has. The test pictures are read when all training is done, once a subnet.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import nestling
+from comparison import results
+from comparison.cases import OURS, UNIFORM_SHAPE, Case
+from comparison.figures import Comparison
+from comparison.protocols import (
+    Material,
+    Protocol,
+    batches,
+    compiling,
+    optimizer,
+    scored,
+    supernet,
+)
+from comparison.results import Result
+from nestling import container, methods
+from nestling.checkpoint import differing
+from nestling.errors import FileError, ModelError
+from nestling.interruption import Interrupted
+from nestling.menu import CALIBRATION
+from nestling.progress import Reporter
+from nestling.search.stage import log_of
+from nestling.spec import Spec
+from nestling.training import Run
+
+STATE = "state"  # the checkpoint in a work folder
+MARGIN = 20.0  # seconds that are left for saving when the time is up
+
+
+class Needed:
+    """The results that a case needs: those of the same seed, by label."""
+
+    def __init__(
+        self, of: Protocol, case: Case, every: Mapping[tuple[str, int], Case], kept: Path
+    ) -> None:
+        self.of, self.seed, self.every, self.kept = of, case.seed, every, kept
+        self.missing = [label for label in case.needs if self.get(label) is None]
+
+    def get(self, label: str) -> Result | None:
+        """Return the result of a label, or None."""
+        return results.find(self.of, self.every[label, self.seed], self.kept)
+
+    def __getitem__(self, label: str) -> Result:
+        found = self.get(label)
+        if found is None:
+            raise ModelError(f"the case {label!r} of seed {self.seed} has no result yet")
+        return found
+
+
+def run(of: Protocol, case: Case, given: Material, needed: Needed, work: Path) -> dict[str, Any]:
+    """Train and score a case, or go on with it; return the content of its result.
+
+    Args:
+        of: the protocol.
+        case: what is trained.
+        given: the pictures.
+        needed: what other cases have found.
+        work: where the state is kept.
+
+    Raises:
+        Interrupted: the time is up, or Ctrl-C; the state was saved.
+        FileError: the work folder holds a training of other settings.
+    """
+    folder = work / of.folder / case.name
+    folder.mkdir(parents=True, exist_ok=True)
+    shape, classes = given.data.shape, len(given.data.classes)
+    net = supernet(of, shape, classes, case.seed, case.arguments)
+    options, epochs = _settled(case, net, needed, of.epochs)
+    _check_same(folder, of, case, epochs)
+    search_data = case.method == "progressive" and of.all_pictures
+    part = given.learn if search_data else given.final
+    chosen = dict(options)
+    if search_data:
+        chosen["train_all"] = batches(of, given, given.final, case.seed)
+    run = Run(
+        net,
+        batches(of, given, part, case.seed),
+        epochs,
+        seed=case.seed,
+        held_out=list(scored(given, given.held_out)),
+        optimizer=optimizer(of),
+        precision=of.precision,
+        checkpoint=folder / STATE,
+        reporter=Reporter(),
+        settings={"method": case.method, "options": options},
+        **compiling(of),
+    )
+    modules = _trained(run, case, chosen, folder)
+    calibrate = list(islice(batches(of, given, given.final, case.seed).at(epochs), CALIBRATION))
+    subnets = _scores(of, run, _offered(case, net, modules), given, calibrate, folder)
+    seconds = json.loads((folder / "seconds.json").read_text())
+    space = net.space
+    return results.content_of(
+        of,
+        case,
+        shape=list(shape),
+        classes=classes,
+        axes=list(space.axes),
+        full={"macs": space.macs(space.full), "params": space.params(space.full)},
+        epochs=epochs,
+        trained_in=str(run.precise),
+        seconds={name: round(value, 2) for name, value in seconds["seconds"].items()},
+        seconds_complete=not seconds["lost"],
+        subnets=subnets,
+    )
+
+
+def _settled(
+    case: Case, net: nestling.Supernet, needed: Needed, epochs: int
+) -> tuple[dict[str, Any], int]:
+    """Return the options and epochs of a case, with what other cases have found."""
+    options = dict(case.options)
+    if case.method == "slimmable":  # its list is that of the widest widths within the shares
+        full = net.space.macs(net.space.full)
+        widest = [net.space.spec(fraction=share) for share in options["fractions"]]
+        options["fractions"] = [net.space.macs(spec) / full for spec in widest]
+    if case.shapes:
+        specs = [_shaped(shape.of, shape.share, net, needed) for shape in case.shapes]
+        options["specs"] = list(dict.fromkeys(specs))
+    if case.equals:
+        whole = sum(needed[OURS].seconds.values())
+        others = [needed[label] for label in case.equals]
+        _check_machine([needed[OURS], *others])
+        an_epoch = sum(sum(each.seconds.values()) / each.epochs for each in others)
+        epochs = max(1, round(whole / an_epoch))
+    return options, epochs
+
+
+def _shaped(of: str, share: float, net: nestling.Supernet, needed: Needed) -> Spec:
+    if share == 1:
+        return net.space.full
+    if of == UNIFORM_SHAPE:
+        return net.space.spec(fraction=share)
+    result = needed[of]
+    row = Comparison([result]).at(of, result.case.seed, share)
+    if row is None:
+        raise ModelError(f"{of!r} has no subnet within {share:.0%} of the full net's MACs")
+    return net.space.spec(result.spec(row))
+
+
+def _check_machine(used: list[Result]) -> None:
+    """Check that seconds may be compared.
+
+    Raises:
+        ModelError: they are of different machines, or not all are known.
+    """
+    where = {result.processor for result in used}
+    if len(where) > 1:
+        raise ModelError(
+            f"equal compute is told from seconds on one machine, but these are of {sorted(where)}; "
+            "train the cases that it needs on one"
+        )
+    lost = [result.case.name for result in used if not result.complete]
+    if lost:
+        raise ModelError(
+            f"equal compute is told from seconds, and a killed process took some of "
+            f"{', '.join(lost)} along; train again what was killed"
+        )
+
+
+def _check_same(folder: Path, of: Protocol, case: Case, epochs: int) -> None:
+    """Check that a work folder is of these settings, or make it so.
+
+    Raises:
+        FileError: it is of others.
+    """
+    path = folder / "case.json"
+    mine = {**of.settings(), "epochs": epochs}
+    mine = json.loads(json.dumps({"protocol": mine, "case": asdict(case)}))
+    if not path.exists():
+        container.write_json(path, mine)
+        return
+    found = container.read_json(path)
+    different = [line for part in mine for line in differing(found.get(part, {}), mine[part])]
+    if different:
+        raise FileError(
+            f"{folder} holds a training with {', '.join(different)}; remove it, or give another "
+            "--work"
+        )
+
+
+# -- training ------------------------------------------------------------------------------------
+
+
+def _trained(run: Run, case: Case, options: Mapping[str, Any], folder: Path) -> Any:
+    """Train, or go on, and keep the seconds whatever happens but a kill."""
+    with run.undone_on_failure(), _timed(run, folder / "seconds.json"):
+        run.resume()
+        with run.reporter:
+            return methods.find(case.method)(run, **options)
+
+
+@contextmanager
+def _timed(run: Run, path: Path) -> Iterator[None]:
+    """Add the seconds of a piece of a training to those of the pieces before it."""
+    found: dict[str, Any] = {"seconds": {}, "lost": False, "open": False}
+    if path.exists():
+        found = json.loads(path.read_text())
+    found["lost"] = found["lost"] or found["open"]  # a kill left no time to write them down
+    container.write_json(path, {**found, "open": True})
+    try:
+        yield
+    finally:
+        run.spent("other")
+        for name, value in run.seconds.items():
+            found["seconds"][name] = found["seconds"].get(name, 0.0) + value
+        container.write_json(path, found)
+
+
+@contextmanager
+def stopping_after(minutes: float | None) -> Iterator[None]:
+    """End what runs as Ctrl-C would when the time is up, and on SIGTERM."""
+
+    def stop(*_: object) -> None:
+        raise Interrupted("the time is up; the same command goes on")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    timer = None
+    if minutes is not None:
+        seconds = 60 * minutes
+        left = max(seconds - MARGIN, 0.8 * seconds)
+        timer = threading.Timer(left, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    finally:
+        if timer is not None:
+            timer.cancel()
+        signal.signal(signal.SIGTERM, before)
+
+
+# -- scoring -------------------------------------------------------------------------------------
+
+
+def _offered(case: Case, net: nestling.Supernet, modules: Any) -> dict[str, tuple[Spec, Any]]:
+    """Return the subnets to score: those of the method, and the full net that trained with them.
+
+    The uniform baseline has every width that it was trained for. What is None is made when it is
+    scored, so that not all are in memory.
+    """
+    if case.method == "individual":
+        return dict(modules)
+    full = net.space.full
+    if case.method != "uniform":
+        known = any(spec == full for spec, _ in modules.values())
+        return dict(modules) if known else {"full": (full, None), **modules}
+    least = min(net.space.macs(spec) for spec, _ in modules.values())
+    specs = [spec for spec in net.space.uniform if net.space.macs(spec) >= least]
+    named = nestling.menu.names_for(net, reversed(specs))
+    return {name: (spec, None) for name, spec in named.items()}
+
+
+def _scores(
+    of: Protocol,
+    run: Run,
+    offered: Mapping[str, tuple[Spec, Any]],
+    given: Material,
+    calibrate: list[Any],
+    folder: Path,
+) -> list[dict[str, Any]]:
+    """Recalibrate and score every subnet; those that were scored before are passed over."""
+    net, path = run.net, folder / "scores.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    run.reporter.say(f"scoring {len(offered)} subnets")
+    for name, (spec, module) in offered.items():
+        if name in found:
+            continue
+        subnet = net.subnet(spec) if module is None else module
+        with run.precise.autocast(run.device):  # as it was trained
+            net.recalibrate(subnet, calibrate)  # nets that were trained alone too: alike for all
+            kept_out = None
+            if not of.all_pictures:
+                kept_out = nestling.evaluate(subnet, scored(given, given.held_out))
+            test = nestling.evaluate(subnet, scored(given, None))
+        found[name] = {
+            "name": name,
+            "counts": [spec[axis] for axis in net.space.axes],
+            "macs": net.space.macs(spec),
+            "params": net.space.params(spec),
+            "held_out": kept_out,
+            "test": test,
+        }
+        container.write_json(path, found)
+    return [found[name] for name in offered]
+
+
+def keep_search_log(of: Protocol, case: Case, work: Path, kept: Path) -> None:
+    """Keep the log of the search of the first seed, for the picture of its path."""
+    if case.label != OURS or case.seed != min(of.seeds):
+        return
+    log = log_of(work / of.folder / case.name / STATE)
+    if log.exists():
+        packed = gzip.compress(log.read_bytes(), mtime=0)  # equal logs make equal files
+        container.write_atomically(kept / of.folder / "search.jsonl.gz", packed)

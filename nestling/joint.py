@@ -1,0 +1,119 @@
+"""Joint training: the members of a list become good together; what several methods end with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from nestling.errors import ModelError
+from nestling.objectives.listed import DRAW, check_draw, drawn, largest_first
+from nestling.objectives.sandwich import Loss, in_training, lessons, task_loss
+from nestling.ownership import own_norms, take
+from nestling.spec import Spec
+from nestling.subnet import binding
+from nestling.supernet import Supernet
+from nestling.training import Run
+from nestling.weights import tensors_of
+
+STARTS = ("given", "ranked")
+
+
+@dataclass(frozen=True)
+class Joint:
+    """How the members of a list are trained together.
+
+    Attributes:
+        draw: random members a step, beside the full net and the smallest; None trains all.
+        labels_first: share of the training in which all learn from the labels, before the others
+            learn from the full net; 1 is summed hard cross-entropy.
+        distill: from then on, the loss of the others, from (outputs, the full net's outputs).
+        summed: whether the optimiser makes one step for all subnets of a batch, with the sum of
+            their gradients, as the papers do; otherwise a step after each of them, at the same cost.
+        own_norms: whether every member has norm weights of its own, see `ownership.own_norms`.
+        data: batches to train on; those of the run by default.
+        epochs: the run's by default.
+    """
+
+    draw: int | None = DRAW
+    labels_first: float = 0.5
+    distill: Loss | None = None
+    summed: bool = False
+    own_norms: bool = False
+    data: Iterable[Any] | None = None
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        check_draw(self.draw)
+        check_share("labels_first=", self.labels_first)
+
+    def train(self, run: Run, members: Sequence[Spec]) -> dict[Spec, nn.Module]:
+        """Train the members, and return their subnets.
+
+        Args:
+            run: whose net they are of.
+            members: the list; the full net trains with them.
+        """
+        net = run.net
+        others = largest_first(net.space, members)
+        specs = [net.space.full, *others]
+        # Of their own, not the pool's: these are more than it holds, and drawn again and again.
+        made = {spec: net.subnet(spec) for spec in specs}
+        owned = [own_norms(subnet) for subnet in made.values()] if self.own_norms else []
+        norms = nn.ModuleList(nn.ParameterList(each.values()) for each in owned)
+
+        def objective(_: object) -> Iterator[tuple[nn.Module, Loss]]:
+            early = run.done < self.labels_first
+            loss, distill = (run.loss or task_loss, None) if early else (run.loss, self.distill)
+            chosen = [net.space.full, *drawn(others, self.draw)]
+            return lessons((in_training(made[spec]) for spec in chosen), loss, distill)
+
+        run.train_stage(
+            objective,
+            name="joint",
+            extra=norms,
+            data=self.data,
+            epochs=self.epochs,
+            summed=self.summed,
+        )
+        return {spec: _anew(net, spec, made[spec]) for spec in members}
+
+
+def _anew(net: Supernet, spec: Spec, trained: nn.Module) -> nn.Module:
+    """Return the subnet of a spec with the norm weights that are a trained one's own.
+
+    Not the trained one itself: after a resume its norm statistics would be others, until they are
+    measured.
+    """
+    subnet, tie = net.subnet(spec), binding(trained)
+    if tie is not None:
+        take(subnet, tie.own)
+    return subnet
+
+
+def check_share(name: str, share: float) -> None:
+    """Check a share from 0 to 1.
+
+    Raises:
+        ModelError: it is none.
+    """
+    number = isinstance(share, int | float) and not isinstance(share, bool)
+    if not number or not 0 <= share <= 1:
+        raise ModelError(f"{name} is a share from 0 to 1, but it is {share!r}")
+
+
+def check_start(start: str) -> None:
+    """Check from which weights a joint training starts.
+
+    Raises:
+        ModelError: no such start.
+    """
+    if start not in STARTS:
+        raise ModelError(f"start= is one of {', '.join(STARTS)}, not {start!r}")
+
+
+def weights_of(run: Run) -> Mapping[str, Tensor]:
+    """Return a copy of the weights that the run's net has now, the same after a resume."""
+    return run.once(lambda: tensors_of(run.net.model))

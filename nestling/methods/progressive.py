@@ -1,0 +1,139 @@
+"""Progressive sub-net search: rank the units, search non-uniform subnets, train them together.
+
+Units are ranked, best first, while the full net trains; a search on the trained net takes away what
+is missed least and records the nets on the way; these are then trained as one list, and some of
+them are offered.
+
+Source: Yang, He, Cao and Fan, A Progressive Sub-Network Searching Framework for Dynamic Inference
+(arXiv 2009.05681).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from nestling import rankers
+from nestling.errors import BudgetError, ModelError
+from nestling.joint import Joint, check_start, weights_of
+from nestling.menu import names_for
+from nestling.objectives.listed import DRAW
+from nestling.objectives.sandwich import Loss
+from nestling.search.stage import check_begins, searched
+from nestling.search.uniform import FRACTIONS, check_fractions
+from nestling.spec import Space, Spec
+from nestling.supernet import rearranged
+from nestling.training import Run
+
+
+def progressive(
+    run: Run,
+    *,
+    fractions: Sequence[float] = FRACTIONS,
+    rank_by: str | None = "noise",
+    rank_epochs: int | None = None,
+    rank_options: Mapping[str, Any] | None = None,
+    search: str = "progressive",
+    search_options: Mapping[str, Any] | None = None,
+    held_out: Iterable[Any] | None = None,
+    start: str = "given",
+    draw: int | None = DRAW,
+    labels_first: float = 0.5,
+    distill: Loss | None = None,
+    summed: bool = False,
+    own_norms: bool = False,
+    train_all: Iterable[Any] | None = None,
+) -> Mapping[str, tuple[Spec, nn.Module]]:
+    """Rank, search and train a list of non-uniform subnets; return those nearest to the fractions.
+
+    Args:
+        run: what the training is made of.
+        fractions: shares of the full net's MACs that the menu shall have: for each, the list's most
+            accurate member at or below it, beside the full net.
+        rank_by: name of the ranker; None keeps the units in their present order.
+        rank_epochs: of a ranker that trains; the run's by default.
+        rank_options: of the ranker, such as `{"direction": "ascending"}` of "noise".
+        search: name of the search: "progressive", "greedy", "evolution" or "uniform".
+        search_options: of the search, such as `{"groups": 4, "threshold": 0.5}` of "progressive".
+        held_out: batches of training data to search on; those that the run holds out by default.
+        start: from which weights the list is trained: "given", those that the run began with
+            (random, or pretrained), as the paper does from scratch; or "ranked", those that the
+            ranking has left.
+        draw: random members of the list a step, beside the full net and the smallest; None trains
+            all.
+        labels_first: share of the joint training in which all learn from the labels, before the
+            narrower ones learn from the full net. The paper has 0.
+        distill: from then on, the loss of the narrower ones, as for "uniform".
+        summed: whether the optimiser makes one step for all subnets of a batch, as the paper does,
+            or one after each of them.
+        own_norms: whether each member has norm weights of its own.
+        train_all: batches for the joint training, such as those of `train` and of what was held
+            out together; those of `train` by default.
+
+    Raises:
+        ModelError: an option that is none, or nothing to search on.
+        SpecError: a fraction that is none.
+        DataError: the held-out batches vary from one iteration to the next.
+        BudgetError: the search finds no subnet as small as any of the fractions.
+    """
+    check_fractions(fractions)
+    check_start(start)
+    joint = Joint(draw, labels_first, distill, summed, own_norms, train_all)
+    slice_ = _held_out(run, held_out)
+    check_begins(run, search, slice_, search_options or {})
+    given = weights_of(run)
+    if rank_by is not None:
+        options = dict(rank_options or {})
+        if "epochs" in rankers.options(rankers.find(rank_by)):
+            options["epochs"] = rank_epochs
+        orders = rankers.orders(run.net.space, rankers.scores(run, rank_by, **options))
+        given = rearranged(run.net.space, given, orders)
+        run.reorder(orders)
+    accuracies = dict(searched(run, search, slice_, search_options or {}))
+    named = names_for(run.net, offered(run.net.space, accuracies, fractions))
+    if start == "given":
+        run.refill(given)
+    subnets = joint.train(run, [run.net.space.full, *accuracies])
+    return {name: (spec, subnets[spec]) for name, spec in named.items()}
+
+
+def offered(
+    space: Space, accuracies: Mapping[Spec, float], fractions: Sequence[float]
+) -> list[Spec]:
+    """Return the full net, and for each fraction the most accurate spec that costs no more MACs.
+
+    Args:
+        space: of the specs.
+        accuracies: of each spec, as the search has found them.
+        fractions: shares of the full net's MACs.
+
+    Raises:
+        BudgetError: only the full net is as small as any of the fractions.
+    """
+    whole = space.macs(space.full)
+    chosen: dict[Spec, None] = {space.full: None}
+    for fraction in sorted(fractions, reverse=True):
+        # A hair more, so that rounding does not lose the full net at 1.0.
+        within = [spec for spec in accuracies if space.macs(spec) <= fraction * whole * (1 + 1e-9)]
+        if within:
+            chosen[max(within, key=lambda spec: (accuracies[spec], space.macs(spec)))] = None
+    below = [fraction for fraction in fractions if fraction < 1]
+    if below and len(chosen) == 1:
+        least = min(space.macs(spec) for spec in accuracies) / whole
+        raise BudgetError(
+            f"no subnet of the list has at most {max(below):.3g} of the full net's MACs: the "
+            f"smallest has {least:.3g}; ask for more in fractions=, or lower the search's floor"
+        )
+    return sorted(chosen, key=space.macs, reverse=True)
+
+
+def _held_out(run: Run, given: Iterable[Any] | None) -> Iterable[Any]:
+    found = run.held_out if given is None else given
+    if found is None:
+        raise ModelError(
+            "the search needs batches that the training does not see, but there is neither val= "
+            "nor held_out=; keep a slice of the training data aside (never test data)"
+        )
+    return found

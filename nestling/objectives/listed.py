@@ -1,0 +1,97 @@
+"""A list of subnets, trained together: the full net, some members, and the smallest.
+
+Each step trains the full net on the labels, and random members and the smallest on what the full
+one says. With all members every step and labels for all, it is the summed hard cross-entropy of
+paper A and of slimmable nets.
+
+Source: Yang, He, Cao and Fan, A Progressive Sub-Network Searching Framework for Dynamic Inference
+(arXiv 2009.05681), stage 4, and Non-uniform DNN Structured Subnets Sampling for Dynamic Inference
+(DAC 2020); Yu et al., Slimmable Neural Networks (ICLR 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from nestling.errors import SpecError
+from nestling.objectives.sandwich import Loss, in_training, lessons
+from nestling.spec import Space, Spec
+from nestling.supernet import Supernet, check_supernet
+
+DRAW = 2  # random members a step, as in paper B
+
+
+def listed(
+    net: Supernet,
+    members: Sequence[Mapping[str, int]],
+    *,
+    draw: int | None = DRAW,
+    loss: Loss | None = None,
+    distill: Loss | None = None,
+    subnet: Callable[[Spec], nn.Module] | None = None,
+) -> Iterator[tuple[nn.Module, Loss]]:
+    """Yield the subnets of a step, each with its loss: the full net, members, the smallest.
+
+    Args:
+        net: the supernet.
+        members: the list, specs or counts; the full net always trains, whether it is listed or not.
+        draw: how many members train in a step beside the full net and the smallest, drawn without
+            putting back; None trains all.
+        loss: as for `sandwich`.
+        distill: as for `sandwich`.
+        subnet: what runs for a spec; that of the net's pool by default.
+
+    Raises:
+        SpecError: there is no member, one is not of the net, or `draw` is no whole number.
+
+    Example:
+        >>> for subnet, loss in nestling.objectives.listed(net, specs):
+        ...     loss(subnet(images), labels).backward()
+        >>> optimizer.step(); optimizer.zero_grad()
+    """
+    check_supernet(net, "listed")
+    check_draw(draw)
+    others, make = largest_first(net.space, members), subnet or net.pooled
+    specs = [net.space.full, *drawn(others, draw)]
+    yield from lessons((in_training(make(spec)) for spec in specs), loss, distill)
+
+
+def largest_first(space: Space, members: Sequence[Mapping[str, int]]) -> list[Spec]:
+    """Return the distinct members of a list but the full net, the largest first.
+
+    Raises:
+        SpecError: there is no member, or one is not of the space.
+    """
+    if not members:
+        raise SpecError("members= lists at least one spec, but it is empty")
+    distinct = dict.fromkeys(Spec(space, member) for member in members)
+    distinct.pop(space.full, None)
+    return sorted(distinct, key=space.macs, reverse=True)
+
+
+def drawn(others: Sequence[Spec], draw: int | None) -> list[Spec]:
+    """Return those that train in a step: some at random, in their order, and the last.
+
+    Args:
+        others: from `largest_first`.
+        draw: as for `listed`.
+    """
+    if draw is None or not others:
+        return list(others)
+    places = sorted(torch.randperm(len(others) - 1)[:draw].tolist())
+    return [*(others[place] for place in places), others[-1]]
+
+
+def check_draw(draw: int | None) -> None:
+    """Check how many members a step draws.
+
+    Raises:
+        SpecError: no whole number of at least 0.
+    """
+    if draw is not None and (isinstance(draw, bool) or not isinstance(draw, int) or draw < 0):
+        raise SpecError(
+            f"draw= is a whole number of at least 0, or None for all members, not {draw!r}"
+        )

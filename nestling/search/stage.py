@@ -1,0 +1,110 @@
+"""A search as a stage of a training: on its net, with its settings, resumed with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nestling import search as searches
+from nestling.catalogue import options as options_of
+from nestling.errors import ModelError
+from nestling.objectives.sandwich import task_loss
+from nestling.search.driver import conduct
+from nestling.search.request import Found, Search
+from nestling.search.scoring import Scorer, check_repeatable
+from nestling.search.tuning import Tuner
+from nestling.spec import Spec
+from nestling.training import Run
+
+
+def searched(run: Run, by: str, held_out: Iterable[Any], options: Mapping[str, Any]) -> list[Found]:
+    """Search the net of a run as it is trained now; a resumed run has what was found.
+
+    Every evaluation is a line of JSON in `CHECKPOINT.search.jsonl` beside the run's checkpoint, if
+    it has one.
+
+    Args:
+        run: of the method that searches.
+        by: name of the search.
+        held_out: batches to score on, the same at every iteration.
+        options: of the search.
+
+    Raises:
+        ModelError: no such search or option, or one of the search's own.
+    """
+    axes = list(run.net.space.axes)
+
+    def make() -> dict[str, Tensor]:
+        search = _made(run, by, options)
+        found = _conducted(run, search, held_out)
+        run.spent("search")
+        counts = [[each.spec[name] for name in axes] for each in found]
+        accuracies = [each.accuracy for each in found]
+        return {
+            "counts": torch.tensor(counts),
+            "accuracies": torch.tensor(accuracies, dtype=torch.float64),
+        }
+
+    run.spent("other")
+    kept = run.once(make)
+    return [
+        Found(Spec(run.net.space, dict(zip(axes, row, strict=True))), accuracy)
+        for row, accuracy in zip(kept["counts"].tolist(), kept["accuracies"].tolist(), strict=True)
+    ]
+
+
+def check_begins(run: Run, by: str, held_out: Iterable[Any], options: Mapping[str, Any]) -> None:
+    """Check that a search can begin: for before a training that comes first.
+
+    Args:
+        run: as for `searched`, and so are the others.
+        by: name of the search.
+        held_out: batches to score on.
+        options: of the search.
+
+    Raises:
+        ModelError: no such search or option.
+        SpecError: an option that is none.
+        DataError: the held-out data is empty, or varies from one iteration to the next.
+    """
+    check_repeatable(held_out)
+    search = _made(run, by, options)
+    next(search)  # its options are checked before it asks for anything
+    search.close()
+
+
+def log_of(checkpoint: Path) -> Path:
+    """Return where the search of a training with this checkpoint keeps its evaluations."""
+    return checkpoint.with_name(f"{checkpoint.name}.search.jsonl")
+
+
+def _made(run: Run, by: str, given: Mapping[str, Any]) -> Search:
+    make = searches.find(by)
+    if by == "path":
+        raise ModelError(
+            "the search 'path' needs the widths that a ranker has recorded; use the method 'norms'"
+        )
+    searches.check_options(by, make, given)
+    seeded = {"seed": run.seed} if "seed" in options_of(make) else {}
+    return make(run.net.space, **{**seeded, **given})
+
+
+def _conducted(run: Run, search: Search, held_out: Iterable[Any]) -> list[Found]:
+    score = Scorer(
+        run.net, held_out, calibrate=run.train, metric=run.metric, precision=run.precision
+    )
+    tune = Tuner(run.net, run.train, score, loss=run.loss or task_loss, precision=run.precision)
+    return conduct(
+        search,
+        run.net,
+        score=score,
+        tune=tune,
+        log=None if run.checkpoint is None else log_of(run.checkpoint),
+        resume=run.resumed,
+        seed=run.seed,
+        reporter=run.reporter,
+    )
