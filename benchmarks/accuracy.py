@@ -107,7 +107,7 @@ def measure(of: Protocol, options: argparse.Namespace) -> None:
     if options.latency:
         if not group:
             raise ModelError(f"nothing is kept in {folder} whose latency could be measured")
-        latencies.write(folder, latencies.measure(group, options.seconds))
+        latencies.write(folder, latencies.measure(of, group, options.seconds))
         print(f"written: {latencies.file_of(folder)}")
     if options.step_cost:
         data = material(of, options.data_dir).data
@@ -145,7 +145,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--net", default="resnet20", help=f"one of {', '.join(NETS)}")
     made.add_argument("--data", help="a data set of nestling.data; the protocol's by default")
     made.add_argument("--data-dir", help="folder of the data sets")
-    for name in ("epochs", "batch", "pictures", "held-out", "threads"):
+    for name in ("epochs", "batch", "pictures", "held-out", "threads", "latency-batch"):
         made.add_argument(f"--{name}", type=int, help="instead of the protocol's")
     made.add_argument("--lr", type=float, help="instead of the protocol's")
     made.add_argument("--device", help="instead of the protocol's")
@@ -167,7 +167,17 @@ def parser() -> argparse.ArgumentParser:
 
 def settings(options: argparse.Namespace) -> Protocol:
     """Return the protocol that the options ask for."""
-    names = ("data", "epochs", "batch", "pictures", "held_out", "threads", "lr", "device")
+    names = (
+        "data",
+        "epochs",
+        "batch",
+        "pictures",
+        "held_out",
+        "threads",
+        "lr",
+        "device",
+        "latency_batch",
+    )
     changes = {name: getattr(options, name) for name in names}
     if options.eager:
         changes["compiled"] = False

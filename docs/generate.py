@@ -172,30 +172,10 @@ def pretrained_table() -> str:
     return "\n".join(lines)
 
 
-def baseline_table() -> str:
-    """Return the table of the baseline benchmark's kept result."""
-    kept = json.loads((ROOT / "benchmarks" / "results" / "baseline.json").read_text())
-    names = list(kept["rows"][0]["accuracy"])
-    lines = [f"| method | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for row in kept["rows"]:
-        shares = {name: f"{100 * value:.1f}" for name, value in row["accuracy"].items()}
-        first = row["options"].get("labels_first")
-        label = row["method"] if first is None else f"uniform, labels_first={first:g}"
-        lines.append(f"| {label} | {' | '.join(shares.get(name, '') for name in names)} |")
-    settings, where = kept["settings"], kept["machine"]
-    lines += [
-        "",
-        f"{settings['epochs']} epochs, seed {settings['seed']}; {where['processor']}, "
-        f"1 thread, torch {where['torch']}.",
-    ]
-    return "\n".join(lines)
-
-
 TABLES = {
     "overhead": overhead_table,
     "worst": worst_table,
     "pretrained": pretrained_table,
-    "baseline": baseline_table,
     "coverage": coverage_table,
     "covered": covered,
     "accuracy": accuracy_tables,

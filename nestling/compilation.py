@@ -44,7 +44,7 @@ def backend_of(compile: bool | str) -> str:
         raise ModelError(
             f"compile= is True, False or the name of a torch.compile backend, not {compile!r}"
         )
-    known = torch.compiler.list_backends(exclude_tags=())  # type: ignore[no-untyped-call]
+    known = torch.compiler.list_backends(exclude_tags=())
     if compile not in known:
         raise ModelError(
             f"compile= is True, False or a torch.compile backend, not {compile!r}; choose one of "

@@ -28,17 +28,18 @@ class Joint:
     Attributes:
         draw: random members a step, beside the full net and the smallest; None trains all.
         labels_first: share of the training in which all learn from the labels, before the others
-            learn from the full net; 1 is summed hard cross-entropy.
+            learn from the full net; 1 is hard cross-entropy throughout. None is 1, or 0.5 where
+            there is a `distill`.
         distill: from then on, the loss of the others, from (outputs, the full net's outputs).
         summed: whether the optimiser makes one step for all subnets of a batch, with the sum of
-            their gradients, as the papers do; otherwise a step after each of them, at the same cost.
+            their gradients, as the papers do; otherwise a step after each, at the same cost.
         own_norms: whether every member has norm weights of its own, see `ownership.own_norms`.
         data: batches to train on; those of the run by default.
         epochs: the run's by default.
     """
 
     draw: int | None = DRAW
-    labels_first: float = 0.5
+    labels_first: float | None = None
     distill: Loss | None = None
     summed: bool = False
     own_norms: bool = False
@@ -47,7 +48,7 @@ class Joint:
 
     def __post_init__(self) -> None:
         check_draw(self.draw)
-        check_share("labels_first=", self.labels_first)
+        labels_share(self.labels_first, self.distill)
 
     def train(self, run: Run, members: Sequence[Spec]) -> dict[Spec, nn.Module]:
         """Train the members, and return their subnets.
@@ -56,7 +57,7 @@ class Joint:
             run: whose net they are of.
             members: the list; the full net trains with them.
         """
-        net = run.net
+        net, share = run.net, labels_share(self.labels_first, self.distill)
         others = largest_first(net.space, members)
         specs = [net.space.full, *others]
         # Of their own, not the pool's: these are more than it holds, and drawn again and again.
@@ -65,7 +66,7 @@ class Joint:
         norms = nn.ModuleList(nn.ParameterList(each.values()) for each in owned)
 
         def objective(_: object) -> Iterator[tuple[nn.Module, Loss]]:
-            early = run.done < self.labels_first
+            early = run.done < share
             loss, distill = (run.loss or task_loss, None) if early else (run.loss, self.distill)
             chosen = [net.space.full, *drawn(others, self.draw)]
             return lessons((in_training(made[spec]) for spec in chosen), loss, distill)
@@ -93,15 +94,22 @@ def _anew(net: Supernet, spec: Spec, trained: nn.Module) -> nn.Module:
     return subnet
 
 
-def check_share(name: str, share: float) -> None:
-    """Check a share from 0 to 1.
+def labels_share(labels_first: float | None, distill: Loss | None) -> float:
+    """Return the share of a training in which all subnets learn from the labels.
+
+    Args:
+        labels_first: that share; None is all of it, or half where there is a loss to distil with.
+        distill: the loss from (outputs, the full net's outputs).
 
     Raises:
-        ModelError: it is none.
+        ModelError: no share from 0 to 1.
     """
-    number = isinstance(share, int | float) and not isinstance(share, bool)
-    if not number or not 0 <= share <= 1:
-        raise ModelError(f"{name} is a share from 0 to 1, but it is {share!r}")
+    if labels_first is None:
+        return 1.0 if distill is None else 0.5
+    number = isinstance(labels_first, int | float) and not isinstance(labels_first, bool)
+    if not number or not 0 <= labels_first <= 1:
+        raise ModelError(f"labels_first= is a share from 0 to 1, but it is {labels_first!r}")
+    return float(labels_first)
 
 
 def check_start(start: str) -> None:

@@ -33,11 +33,14 @@ from nestling.axes.scales import Follows, Numbers, can_follow, followed
 from nestling.axes.structure import tensors_in
 from nestling.axes.ties import expression_of
 from nestling.axes.tracer import run
+from nestling.checkpoint import RandomState
 from nestling.construction import picker
 from nestling.errors import UncalibratedWarning
 from nestling.extent import Along, Concat, Counts, Extent, Product
 from nestling.interruption import Interrupted
-from nestling.menu import Menu, make_menu
+from nestling.menu import Menu, make_menu, menu_of
+from nestling.methods import Recipe
+from nestling.progress import Reporter
 from nestling.rankers import Ranker, orders
 from nestling.search.driver import conduct
 from nestling.search.request import Found, Search
@@ -52,6 +55,7 @@ __all__ = [
     "check_full",
     "check_isolation",
     "check_masked",
+    "check_method",
     "check_order",
     "check_ranker",
     "check_search",
@@ -245,6 +249,95 @@ def _check_kept(net: Supernet, found: Mapping[str, Sequence[int]], train: Iterab
         assert one.keys() == other.keys(), f"{name!r} has other tensors after save and load"
         same = all(torch.equal(one[key], other[key]) for key in one)
         assert same, f"{name!r} is another net after save and load"
+
+
+def check_method(
+    recipe: Recipe,
+    net: Supernet,
+    train: Iterable[Any],
+    held_out: Iterable[Any],
+    *,
+    epochs: int = 2,
+    seed: int = 0,
+    **options: Any,
+) -> None:
+    """Check what holds for every method, on a net and batches of your own.
+
+    It returns subnets of its net, or nets of such shapes, by name; does the same twice under one
+    seed, and also where it is stopped anywhere and resumed, down to the bytes of its checkpoint;
+    and what it offers computes the same from a file.
+
+    Args:
+        recipe: a function as in `nestling.methods`, of a run and options.
+        net: the supernet; it is not changed.
+        train: batches, the same at every iteration under one seed.
+        held_out: batches, the same at every iteration.
+        epochs: of the run.
+        seed: of the run.
+        **options: of the method.
+
+    Raises:
+        AssertionError: what does not hold.
+
+    Example:
+        >>> check_method(nestling.methods.find("slimmable"), net, train, held_out)
+    """
+    before = RandomState.now()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+
+        def fit(place: str, stop: int = -1, resume: bool = False) -> tuple[Menu, bytes, int]:
+            own, path, shown = _twin(net), folder / place, _Stopping(stop)
+            run = Run(own, train, epochs, seed, held_out=held_out, checkpoint=path, reporter=shown)
+            if resume:
+                run.resume()
+            modules = recipe(run, **options)
+            _check_offer(own, modules)
+            batches = run.calibration()
+            menu = menu_of(own, modules, held_out, calibrate=batches, measure=False)
+            return menu, path.read_bytes() if path.exists() else b"", shown.steps
+
+        try:
+            menu, state, steps = fit("whole")
+            expected = _told(menu), state
+            again, state, _ = fit("again")
+            assert (_told(again), state) == expected, "the same seed does something else again"
+            for stop in sorted({1, steps // 3, 2 * steps // 3, steps} - {0}):
+                with contextlib.suppress(KeyboardInterrupt):
+                    fit(str(stop), stop)
+                torch.manual_seed(stop)  # a new process has other random states
+                again, state, _ = fit(str(stop), resume=True)
+                stopped = f"stopped in step {stop} of {steps} and resumed, it does something else"
+                assert (_told(again), state) == expected, stopped
+        finally:
+            before.restore()
+        loaded = Menu.load(menu.save(folder / "method.nest"), copy.deepcopy(menu.net.model))
+        assert loaded.identity() == menu.identity(), "it offers something else from a file"
+
+
+class _Stopping(Reporter):
+    """Counts the steps that are shown, and interrupts in one of them."""
+
+    def __init__(self, stop: int) -> None:
+        super().__init__(quiet=True)
+        self.stop, self.steps = stop, 0
+
+    def advance(self, note: str = "") -> None:
+        self.steps += 1
+        if self.steps == self.stop:
+            raise KeyboardInterrupt
+
+
+def _check_offer(net: Supernet, modules: Mapping[str, tuple[Spec, nn.Module]]) -> None:
+    assert modules, "it offers nothing"
+    for name, (spec, module) in modules.items():
+        wanted = {key: layout.shape(spec) for key, layout in net.space.present(spec).items()}
+        found = {key: tuple(tensor.shape) for key, tensor in tensors_of(module).items()}
+        assert found == wanted, f"what it offers as {name!r} is no net of its spec, {spec}"
+
+
+def _told(menu: Menu) -> tuple[Any, ...]:
+    return menu.identity(), menu.net.orders, [(entry.name, entry.accuracy) for entry in menu]
 
 
 def some_specs(space: Space, seed: int = 0, count: int = 3) -> list[Spec]:

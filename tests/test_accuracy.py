@@ -72,7 +72,7 @@ def small(num_classes, in_channels, width=8):
     return nn.Sequential(
         *(nn.Conv2d(in_channels, width, 3, stride=2, bias=False), nn.BatchNorm2d(width), nn.ReLU()),
         *(nn.Conv2d(width, width, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU()),
-        *(nn.Flatten(), nn.Linear(width, num_classes)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes)),
     )
 
 
@@ -113,6 +113,7 @@ def made(label, seed=0, method="progressive", rows=(), seconds=None, **more):
         "shape": [1, 8, 8],
         "classes": 10,
         "epochs": 10,
+        "equal_to": {},
         "trained_in": "float32",
         "seconds": seconds or {"joint": 100.0},
         "seconds_complete": True,
@@ -147,7 +148,7 @@ def test_cases_have_names_of_their_own_and_stand_after_those_that_they_need():
     assert {PLAIN, BASELINE, LONG, BUNDLE, OURS, "norms", "slimmable"} <= labels
     groups = {case.group for case in every}
     assert {"ranker", "noise", "groups", "threshold", "distillation", "shortcuts"} <= groups
-    assert {"re-selection", "start", "norms", "draws", "search", "main"} <= groups
+    assert {"re-selection", "start", "norms", "draws", "search", "steps", "paper", "main"} <= groups
 
 
 def test_options_of_all_cases_exist():
@@ -296,33 +297,47 @@ def test_other_machines_and_lost_seconds_make_no_equal_compute():
         trial._check_machine([one, made(BASELINE, seconds_complete=False)])
 
 
+def counting(count, stop_at=0):
+    """Return what makes optimisers that count their steps; one of them comes with a signal."""
+
+    def of_protocol(of):
+        def make(parameters):
+            optimizer = protocols.optimizer(of)(parameters)
+            plain = optimizer.step
+
+            def step():
+                count.append(None)
+                if len(count) == stop_at:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return plain()
+
+            optimizer.step = step
+            return optimizer
+
+        return make
+
+    return of_protocol
+
+
+@pytest.fixture(scope="module")
+def unbroken(given, trained, tmp_path_factory):
+    """How many steps "progressive" makes."""
+    count = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "optimizer", counting(count))
+        run(trained[1][2], given, tmp_path_factory.mktemp("unbroken"))
+    return len(count)
+
+
 @pytest.mark.parametrize(("step", "scores"), [(2, 0), (11, 0), (0, 3)])
 def test_a_trial_that_was_stopped_goes_on_as_if_it_had_not(
-    given, tmp_path, trained, monkeypatch, step, scores
+    given, tmp_path, trained, unbroken, monkeypatch, step, scores
 ):
     """Stopped in a step of ranking, of joint training, and while it scores."""
     folder, every = trained
     case = every[2]
     whole = results.find(TINY, case, folder / "kept")
-    real, count = trial.optimizer, []
-
-    def counting(of):
-        def make(parameters):
-            optimizer = real(of)(parameters)
-            plain = optimizer.step
-
-            def stepping():
-                count.append(None)
-                if len(count) == step:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                return plain()
-
-            optimizer.step = stepping
-            return optimizer
-
-        return make
-
-    evaluated = []
+    count, evaluated = [], []
 
     def evaluate(module, data, plain=nestling.evaluate):
         evaluated.append(None)
@@ -330,14 +345,16 @@ def test_a_trial_that_was_stopped_goes_on_as_if_it_had_not(
             raise Interrupted("stopped while scoring")
         return plain(module, data)
 
-    monkeypatch.setattr(trial, "optimizer", counting)
+    monkeypatch.setattr(trial, "optimizer", counting(count, step))
     monkeypatch.setattr(nestling, "evaluate", evaluate)
     with trial.stopping_after(None), pytest.raises(Interrupted):
         run(case, given, tmp_path)
-    assert not step or len(count) < step + 8
+    assert len(count) == unbroken if scores else 0 < len(count) < unbroken
     assert not results.place(TINY, case, tmp_path / "kept").exists()
     content = run(case, given, tmp_path)
     assert content["subnets"] == whole.content["subnets"]
+    assert len(count) == unbroken  # nothing was trained twice
+    assert len(evaluated) == 2 * len(content["subnets"]) + (scores > 0)  # one was cut short
     assert content["seconds_complete"]
     assert set(content["seconds"]) == set(whole.seconds)
 
@@ -425,6 +442,16 @@ def test_results_of_different_settings_are_not_read_together(tmp_path, more, mes
     for result in (made(OURS, 0), made(OURS, 1, **more)):
         results.write(tmp_path / "x" / f"{result.case.name}.json", result.content)
     with pytest.raises(FileError, match=message):
+        results.groups(tmp_path)
+
+
+def test_equal_compute_with_what_was_trained_again_is_refused(tmp_path):
+    ours = made(OURS)
+    long = made(LONG, method="uniform", equal_to={OURS: results.digest([ours])})
+    keep(tmp_path, [ours, long])
+    assert len(results.groups(tmp_path)) == 1
+    keep(tmp_path, [made(OURS, seconds={"joint": 101.0})])
+    with pytest.raises(FileError, match="an earlier progressive-seed0, which was trained again"):
         results.groups(tmp_path)
 
 
@@ -629,14 +656,14 @@ def test_pictures_are_drawn_and_known_as_fresh(trained, tmp_path):
 def test_latencies_are_ratios_to_the_full_net_and_complete(trained, tmp_path):
     folder, _ = trained
     (group,) = results.groups(folder / "kept").values()
-    content = latencies.measure(group, seconds=0.001)
+    content = latencies.measure(replace(TINY, latency_batch=2), group, seconds=0.001)
     latencies.write(tmp_path, content)
     ratios, where = latencies.read(tmp_path)
     assert {row.counts for each in group for row in each.rows} <= set(ratios)
     full = max(ratios, key=lambda counts: sum(counts))
     assert ratios[full] == 1
     assert all(value > 0 for value in ratios.values())
-    assert where["batch"] == 1
+    assert where["batch"] == 2
     found = Comparison(group, {counts: sum(counts) / sum(full) for counts in ratios})
     row = found.at(BASELINE, 0, 0.75, "latency")
     assert sum(row.counts) <= 0.75 * sum(full)
@@ -654,19 +681,13 @@ def test_a_joint_step_is_measured_against_its_passes(trained, tmp_path):
     assert f"| {row['what']} | {row['value']:.3f}" in steps.table(tmp_path)
 
 
-def test_a_compiled_step_is_measured_against_eager(monkeypatch, tmp_path):
-    monkeypatch.setattr(steps, "STEPS", 2)
+def test_graphs_of_a_compiled_training_are_counted_by_epoch(monkeypatch, tmp_path):
+    monkeypatch.setattr(steps, "compiling", lambda of: {"compile": "eager"})
     net = supernet(TINY, (1, 8, 8), 10)
     specs = [net.space.full, net.space.spec(fraction=0.3)]
     batch = torch.randn(8, 1, 8, 8), torch.randint(10, (8,))
-    compiling = steps.Run
-    monkeypatch.setattr(
-        steps, "Run", lambda *a, compile, **k: compiling(*a, compile=compile and "eager", **k)
-    )
-    row = steps._compiled_over_eager(TINY, specs, (1, 8, 8), 10, batch)
-    assert row["graphs"] == 2
-    assert row["graphs after the first epoch"] == 0
-    assert row["value"] > 0
+    found = steps.graphs(replace(TINY, compiled=True), net, specs, batch)
+    assert found == [2, 0, 0]
 
 
 # -- the command -------------------------------------------------------------------------------
@@ -711,17 +732,18 @@ def test_cases_are_listed_with_their_states(accuracy, tmp_path, capsys):
     assert state[LONG] == "waits for uniform"
 
 
-def test_a_folder_of_pictures_goes_through_the_same_command(accuracy, tmp_path, capsys):
+@pytest.mark.parametrize(("name", "side"), [("imagenet", 224), ("tiny-imagenet", 64)])
+def test_a_folder_of_pictures_goes_through_the_same_command(accuracy, tmp_path, capsys, name, side):
     image = pytest.importorskip("PIL.Image")
     draw = random.Random(0)
     for part, count in (("train", 6), ("val", 2)):
-        for name in ("n1", "n2"):
-            place = tmp_path / "data" / part / name
+        for kind in ("n1", "n2"):
+            place = tmp_path / "data" / part / kind
             place.mkdir(parents=True)
             for number in range(count):
                 color = tuple(draw.randrange(256) for _ in range(3))
                 image.new("RGB", (70, 64), color).save(place / f"{number}.JPEG")
-    words = ["--protocol", "full", "--net", "resnet20", "--data", "tiny-imagenet"]
+    words = ["--protocol", "full", "--net", "small", "--data", name]
     words += ["--data-dir", str(tmp_path / "data"), "--device", "cpu", "--eager"]
     words += ["--epochs", "1", "--batch", "4", "--held-out", "2", "--seeds", "0"]
     words += ["--work", str(tmp_path / "work"), "--results", str(tmp_path / "kept")]
@@ -729,9 +751,9 @@ def test_a_folder_of_pictures_goes_through_the_same_command(accuracy, tmp_path, 
     said = capsys.readouterr().out
     assert "alone-progressive-50-seed0 waits for progressive" in said
     (path,) = (tmp_path / "kept").glob("*/*.json")
-    assert path.parent.name == "full-tiny-imagenet-resnet20"
+    assert path.parent.name == f"full-{name}-small"
     content = json.loads(path.read_text())
-    assert content["shape"] == [3, 64, 64]
+    assert content["shape"] == [3, side, side]
     assert content["classes"] == 2
     assert content["subnets"][0]["held_out"] is None
     assert 0 <= content["subnets"][0]["test"] <= 1

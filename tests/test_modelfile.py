@@ -15,6 +15,7 @@ from nestling import FileError, NestlingError, container, models
 from nestling.costs.latency import Latency
 from nestling.header import space_to_json
 from nestling.modelfile import describe
+from nestling.ownership import own_norms
 from nestling.profile import beside
 from nestling.weights import tensors_of
 
@@ -452,6 +453,86 @@ def test_hostile_headers(saved, tmp_path, name):
         nestling.load(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 200_000  # KiB
     assert len(str(caught.value)) < 2000
+
+
+# A row's own tensors: norm statistics, maybe with weights (of norms), or all that there is.
+
+
+@pytest.fixture(scope="module")
+def owned(small, tmp_path_factory):
+    """A file whose second entry has norm weights of its own."""
+    net = small.supernet()
+    specs = {"full": net.space.full, "half": net.space.spec(width=0.5)}
+    subnets = {name: (spec, net.subnet(spec)) for name, spec in specs.items()}
+    own_norms(subnets["half"][1])
+    menu = nestling.menu.menu_of(net, subnets, None, calibrate=small.batches(), measure=False)
+    path = menu.save(tmp_path_factory.mktemp("owned") / "model.nest")
+    return path, *container.read(path)
+
+
+OWN = "entries/half/"
+STATISTICS = [f"norm{n}.{k}" for n in (1, 2) for k in ("num_batches_tracked", "running_mean",
+                                                       "running_var")]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"conv9.weight": (4, 1, 3, 3)}, "tensors of its own that are no norm statistics"),
+        ({"norm1.weight": (8,)}, r"\(8,\), but the header says \(4,\)"),
+        ({"norm1.weight": ()}, r"\(\), but the header says \(4,\)"),
+        ({"conv1.weight": (8, 1, 3, 3)}, "header says"),
+        ({"conv1.weight": (2**20, 1, 3, 3)}, "header says"),
+        ({"norm1.running_var": None}, "no norm statistics"),
+        ({name: None for name in STATISTICS}, "no norm statistics"),
+        ({"__class__": (4,)}, "no norm statistics"),
+    ],
+)
+def test_hostile_tensors_of_its_own(owned, small, tmp_path, change, message):
+    _, header, tensors = copy.deepcopy(owned)
+    listed = set(header["menu"][1]["private"])
+    for name, shape in change.items():
+        listed = listed - {name} if shape is None else listed | {name}
+        if shape is None:
+            tensors.pop(OWN + name)
+        else:
+            tensors[OWN + name] = torch.zeros(1).expand(shape) if shape else torch.zeros(())
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    header["menu"][1]["private"] = sorted(listed)
+    path = tmp_path / "hostile.nest"
+    container.write(path, header, tensors)
+    with pytest.raises(FileError, match=message):
+        nestling.load(path, model=small.ConvNet())
+
+
+def test_listed_tensors_are_there_and_those_there_are_listed(owned, small, tmp_path):
+    _, header, tensors = owned
+    path = tmp_path / "hostile.nest"
+    fewer = {name: t for name, t in tensors.items() if name != OWN + "norm1.weight"}
+    unlisted = copy.deepcopy(header)
+    unlisted["menu"][1]["private"].remove("norm1.weight")
+    for one, other in ((header, fewer), (unlisted, tensors)):
+        container.write(path, one, other)
+        with pytest.raises(FileError, match=r"entries/half/norm1\.weight"):
+            nestling.load(path, model=small.ConvNet())
+
+
+def test_a_listed_twice_or_any_weight_of_its_own_loads(owned, small, tmp_path):
+    """What the rule allows beyond norms: it stays in its entry, and no other one sees it."""
+    _, header, tensors = copy.deepcopy(owned)
+    header["menu"][1]["private"] += ["norm1.weight", "conv2.weight"]
+    header["menu"][0]["private"] = ["head.bias"]
+    tensors[OWN + "conv2.weight"] = torch.ones(4, 4, 3, 3)
+    tensors["entries/full/head.bias"] = torch.full((3,), 7.0)
+    path = tmp_path / "own.nest"
+    container.write(path, header, tensors)
+    loaded = nestling.load(path, model=small.ConvNet())
+    weights = loaded.menu.net.model
+    assert torch.equal(loaded.subnet("half").conv2.weight, torch.ones(4, 4, 3, 3))
+    assert torch.equal(loaded.subnet("full").head.bias, torch.full((3,), 7.0))
+    assert torch.equal(weights.conv2.weight, tensors["weights/conv2.weight"])
+    assert torch.equal(weights.head.bias, tensors["weights/head.bias"])
+    assert torch.equal(loaded.subnet("half").head.bias, weights.head.bias)
 
 
 def test_nesting_and_large_lists_are_bounded(saved, tmp_path):

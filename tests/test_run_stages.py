@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nestling import FileError, container, rankers
+from nestling import DataError, FileError, container, rankers
 from nestling.interruption import Interrupted
 from nestling.optimizers import add_group
+from nestling.supernet import rearranged
 from nestling.training import Run
+from nestling.weights import tensors_of
 
 EPOCHS = 2
 STEPS = {"l1": 0, "noise": 6, "lasso": 6}  # that the ranker makes in 2 epochs of 3 batches
@@ -146,3 +148,113 @@ def test_a_checkpoint_of_wrong_orders_is_refused(small, tmp_path, orders):
     _, again = start(small, path, "l1", sgd)
     with pytest.raises(FileError):
         again.resume()
+
+
+# -- what methods with a search need --------------------------------------------------------------
+
+
+def test_a_refill_is_a_change_that_a_resume_passes_over(small, same, tmp_path):
+    """Rank, put in order, go back to the first weights, train: stopped anywhere."""
+
+    def told(path, kill=None, resume=False):
+        net, run = start(small, path, "l1", sgd, kill=kill)
+        if resume:
+            run.resume()
+        given = run.once(lambda: tensors_of(net.model))
+        run.train_stage(lambda own: full(own, run.loss))
+        orders = rankers.orders(net.space, rankers.scores(run, "l1"))
+        given = rearranged(net.space, given, orders)
+        run.reorder(orders)
+        run.refill(given)
+        run.train_stage(lambda own: full(own, run.loss))
+        return net
+
+    whole = told(tmp_path / "whole")
+    assert any(order != tuple(range(len(order))) for order in whole.orders.values())
+    for kill in (2, 6, 7, 8, 12):
+        path = tmp_path / f"{kill}"
+        with pytest.raises(Interrupted):
+            told(path, kill)
+        net = told(path, resume=True)
+        assert same(net.state_dict(), whole.state_dict()), f"stopped in step {kill}"
+        assert net.orders == whole.orders
+        assert path.read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_a_refill_gives_the_net_these_weights_in_place(small, same):
+    net, run = start(small, None, "l1", sgd)
+    subnet, given = net.subnet(net.space.spec(width=0.5)), tensors_of(small.ConvNet())
+    leaf = subnet.conv1.weight
+    run.refill(given)
+    assert same(tensors_of(net.model), given)
+    assert torch.equal(leaf, given["conv1.weight"][:4])
+    assert not any(value is tensors_of(net.model)[name] for name, value in given.items())
+
+
+@pytest.mark.parametrize("kill", [2, 4, 7])
+def test_a_stage_with_data_of_its_own(small, same, tmp_path, kill):
+    """More batches than the run has; only that stage sees them, also when it is resumed."""
+
+    def train(path, kill=None, resume=False):
+        net, run = start(small, path, "l1", adamw, kill=kill)
+        if resume:
+            run.resume()
+        run.train_stage(lambda own: full(own, run.loss), data=small.loader(64), epochs=2)
+        assert run.done == 7 / 8  # before the last step
+        run.train_stage(lambda own: full(own, run.loss), epochs=1)
+        assert run.done == 2 / 3
+        return net
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(tmp_path / "state", kill)
+    torch.manual_seed(kill)
+    net = train(tmp_path / "state", resume=True)
+    assert same(net.state_dict(), whole.state_dict())
+    assert (tmp_path / "state").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_data_of_a_stage_is_checked(small):
+    _, run = start(small, None, "l1", sgd)
+    with pytest.raises(DataError, match=r"data= .*no len"):
+        run.train_stage(lambda own: full(own, run.loss), data=iter(small.batches()))
+
+
+def test_processor_time_is_counted_by_stage(small, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("nestling.training.time.process_time", lambda: now[0])
+    _, run = start(small, None, "l1", sgd)
+
+    def objective(own):
+        now[0] += 1.0
+        return full(own, run.loss)
+
+    now[0] += 5.0
+    run.train_stage(objective, name="one")
+    now[0] += 0.5
+    run.train_stage(objective, name="two", epochs=1)
+    run.train_stage(objective, name="one", epochs=1)
+    assert run.seconds == {"other": 5.5, "one": 9.0, "two": 3.0}
+    now[0] += 2.0
+    run.spent("search")
+    assert run.seconds["search"] == 2.0
+
+
+def test_time_of_a_stage_that_fails_is_counted(small):
+    _, run = start(small, None, "l1", sgd)
+
+    def objective(own):
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        run.train_stage(objective, name="broken")
+    assert "broken" in run.seconds
+
+
+def test_whether_a_run_is_resumed(small, tmp_path):
+    _, run = start(small, tmp_path / "state", "l1", sgd)
+    assert not run.resumed
+    run.resume()  # there is no checkpoint yet, but there may be the log of a search
+    assert run.resumed
+    run.train_stage(lambda own: full(own, run.loss))
+    assert len(run.log) == EPOCHS

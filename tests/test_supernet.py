@@ -15,7 +15,9 @@ import nestling
 from nestling import ModelError, SpecError, Supernet, UncalibratedWarning, models, pack
 from nestling.cut import Cut
 from nestling.subnet import binding, is_calibrated
+from nestling.supernet import rearranged
 from nestling.testing import check_full, check_isolation, check_masked, check_order, check_supernet
+from nestling.weights import tensors_of
 
 NARROW = {"num_classes": 4, "growth": 4, "hidden": (16, 16), "in_features": 3 * 32 * 32}
 CASES = [(name, {}) for name in models.names()] + [
@@ -346,6 +348,30 @@ def test_a_reorder_that_cannot_be_done_changes_nothing():
             net.reorder(orders, optimizer)
     assert all(torch.equal(before[n], p) for n, p in net.named_parameters())
     assert net.order == 0
+
+
+@pytest.mark.parametrize("gathers", [True, False])
+def test_rearranged_tensors_are_those_after_a_reorder(gathers):
+    model, x = (Gathering(), X) if gathers else narrow("digits_resnet")
+    net = make(model) if gathers else Supernet(model, x[..., ::4, ::4], step=2)
+    before = {n: t.clone() for n, t in tensors_of(net.model).items()}
+    first, second = shuffled(net, 1), shuffled(net, 2)
+    found = rearranged(net.space, rearranged(net.space, before, first), second)
+    assert any(not torch.equal(found[name], before[name]) for name in before)
+    some = dict(list(second.items())[:1])
+    partly = rearranged(net.space, before, some)
+    twin = copy.deepcopy(net)
+    twin.reorder(some)
+    net.reorder(first)
+    net.reorder(second)
+    for expected, own in ((found, net), (partly, twin)):
+        after = tensors_of(own.model)
+        assert expected.keys() == after.keys()
+        assert all(torch.equal(expected[name], after[name]) for name in after)
+    assert (
+        rearranged(net.space, before, {})["head.weight" if gathers else "conv1.weight"]
+        is (before["head.weight" if gathers else "conv1.weight"])
+    )
 
 
 # -- to, absorb, pool, state ---------------------------------------------------------------------

@@ -135,9 +135,17 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "distillation": {
         "distilled from the start": {"labels_first": 0.0},
-        "labels only": {"labels_first": 1.0},
+        "distilled in the second half": {"labels_first": 0.5},
     },
     "steps": {"one step for all passes": {"summed": True}},
+    "paper": {
+        "as in the paper": {
+            "rank_options": {"steps": "plain", "score": "last"},
+            "search_options": {"look": 1.0},
+            "labels_first": 0.0,
+            "summed": True,
+        },
+    },
     "re-selection": {"no re-selection": {"search_options": {"reselect": False}}},
     "start": {"from ranking": {"start": "ranked"}},
     "norms": {"own norms": {"own_norms": True}},
@@ -149,6 +157,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 BASELINE_VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "distillation": VARIANTS["distillation"],
+    "paper": {"as in the paper": {"low": 0.25, "labels_first": 0.0, "summed": True}},
     "steps": VARIANTS["steps"],
     "draws": {"1 random width": {"random": 1}, "4 random widths": {"random": 4}},
 }
@@ -182,15 +191,13 @@ def chosen(
     all_cases: Sequence[Case],
     *,
     only: Sequence[str] | None = None,
-    seeds: Sequence[int] | None = None,
     part: tuple[int, int] = (1, 1),
 ) -> list[Case]:
-    """Return the cases of some labels, seeds and one part of them.
+    """Return the cases of some labels, or one part of them.
 
     Args:
         all_cases: to choose from.
         only: labels, or patterns such as "alone*"; by default those of the main comparison.
-        seeds: all by default.
         part: (i, n), counted from 1; the n parts have every case once.
 
     Raises:
@@ -206,7 +213,7 @@ def chosen(
         if only
         else (lambda case: case.group == "main")
     )
-    found = [c for c in all_cases if wanted(c) and (seeds is None or c.seed in seeds)]
+    found = [case for case in all_cases if wanted(case)]
     number, count = part
     return found[number - 1 :: count]
 

@@ -32,10 +32,11 @@ def file_of(folder: Path) -> Path:
     return folder / "latency.json"
 
 
-def measure(group: Sequence[Result], seconds: float = SECONDS) -> dict[str, Any]:
+def measure(of: Protocol, group: Sequence[Result], seconds: float = SECONDS) -> dict[str, Any]:
     """Measure every subnet of some results of one net, and the full net with them.
 
     Args:
+        of: the protocol; its device and pictures a call may be others than those of the results.
         group: results of one protocol and net; those of nets built otherwise are passed over.
         seconds: longest time for one subnet.
 
@@ -44,7 +45,6 @@ def measure(group: Sequence[Result], seconds: float = SECONDS) -> dict[str, Any]
     """
     plain = [each for each in group if not each.case.arguments]
     first = plain[0]
-    of = Protocol.of(first.settings)
     net = supernet(of, first.content["shape"], first.content["classes"])
     net.to(memory_format=torch.channels_last)
     axes = list(net.space.axes)

@@ -196,7 +196,8 @@ def check_alike(results: Sequence[Result], where: Path) -> None:
     """Check that results may be compared with each other.
 
     Raises:
-        FileError: their settings differ, or the number format that they were trained in.
+        FileError: their settings differ, or the number format that they were trained in; or one
+            is at equal compute with another one that was trained again since.
     """
     first = results[0]
     for other in results[1:]:
@@ -209,6 +210,15 @@ def check_alike(results: Sequence[Result], where: Path) -> None:
                 f"the results in {where} were not made alike: {first.case.name} with "
                 f"{', '.join(different)} for {other.case.name}; keep them in separate folders"
             )
+    known = {(each.case.label, each.case.seed): each for each in results}
+    for each in results:
+        for label, told in each.content.get("equal_to", {}).items():
+            other = known.get((label, each.case.seed))
+            if other is not None and digest([other]) != told:
+                raise FileError(
+                    f"{each.case.name} in {where} cost as much as an earlier {other.case.name}, "
+                    "which was trained again since; remove it and train it again too"
+                )
 
 
 def versions() -> dict[str, str]:

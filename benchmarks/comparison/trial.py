@@ -42,6 +42,7 @@ from nestling.search.stage import log_of
 from nestling.spec import Spec
 from nestling.training import Run
 
+LOGGED = 0  # the seed whose search is kept step by step
 STATE = "state"  # the checkpoint in a work folder
 MARGIN = 20.0  # seconds that are left for saving when the time is up
 
@@ -86,27 +87,11 @@ def run(of: Protocol, case: Case, given: Material, needed: Needed, work: Path) -
     net = supernet(of, shape, classes, case.seed, case.arguments)
     options, epochs = _settled(case, net, needed, of.epochs)
     _check_same(folder, of, case, epochs)
-    search_data = case.method == "progressive" and of.all_pictures
-    part = given.learn if search_data else given.final
-    chosen = dict(options)
-    if search_data:
-        chosen["train_all"] = batches(of, given, given.final, case.seed)
-    run = Run(
-        net,
-        batches(of, given, part, case.seed),
-        epochs,
-        seed=case.seed,
-        held_out=list(scored(given, given.held_out)),
-        optimizer=optimizer(of),
-        precision=of.precision,
-        checkpoint=folder / STATE,
-        reporter=Reporter(),
-        settings={"method": case.method, "options": options},
-        **compiling(of),
-    )
-    modules = _trained(run, case, chosen, folder)
+    training, chosen = _begun(of, case, given, net, options, epochs, folder / STATE)
+    modules = _trained(training, case, chosen, folder)
     calibrate = list(islice(batches(of, given, given.final, case.seed).at(epochs), CALIBRATION))
-    subnets = _scores(of, run, _offered(case, net, modules), given, calibrate, folder)
+    offered = _offered(case, net, modules)
+    subnets = _scores(of, training, offered, given, calibrate, folder)
     seconds = json.loads((folder / "seconds.json").read_text())
     space = net.space
     return results.content_of(
@@ -117,11 +102,43 @@ def run(of: Protocol, case: Case, given: Material, needed: Needed, work: Path) -
         axes=list(space.axes),
         full={"macs": space.macs(space.full), "params": space.params(space.full)},
         epochs=epochs,
-        trained_in=str(run.precise),
+        equal_to={label: results.digest([needed[label]]) for label in case.needs if case.equals},
+        trained_in=str(training.precise),
         seconds={name: round(value, 2) for name, value in seconds["seconds"].items()},
         seconds_complete=not seconds["lost"],
         subnets=subnets,
     )
+
+
+def _begun(
+    of: Protocol,
+    case: Case,
+    given: Material,
+    net: nestling.Supernet,
+    options: Mapping[str, Any],
+    epochs: int,
+    state: Path,
+) -> tuple[Run, dict[str, Any]]:
+    """Return the training of a case, and the options that its method is called with."""
+    chosen = dict(options)
+    part = given.final
+    if case.method == "progressive" and of.all_pictures:
+        part = given.learn  # to rank and search
+        chosen["train_all"] = batches(of, given, given.final, case.seed)
+    training = Run(
+        net,
+        batches(of, given, part, case.seed),
+        epochs,
+        seed=case.seed,
+        held_out=list(scored(given, given.held_out)),
+        optimizer=optimizer(of),
+        precision=of.precision,
+        checkpoint=state,
+        reporter=Reporter(),
+        settings={"method": case.method, "options": dict(options)},
+        **compiling(of),
+    )
+    return training, chosen
 
 
 def _settled(
@@ -305,8 +322,8 @@ def _scores(
 
 
 def keep_search_log(of: Protocol, case: Case, work: Path, kept: Path) -> None:
-    """Keep the log of the search of the first seed, for the picture of its path."""
-    if case.label != OURS or case.seed != min(of.seeds):
+    """Keep the log of one search, for the picture of its path."""
+    if case.label != OURS or case.seed != LOGGED:
         return
     log = log_of(work / of.folder / case.name / STATE)
     if log.exists():

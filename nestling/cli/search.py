@@ -222,7 +222,7 @@ def _menu(
     from nestling.search import front
 
     space, dataset = net.space, ready.dataset
-    kept = list(dict.fromkeys([each.spec for each in front(found, space.macs)]))
+    kept = list(dict.fromkeys([space.full, *(each.spec for each in front(found, space.macs))]))
     if len(kept) > points:
         low, high = space.macs(kept[-1]), space.macs(kept[0])
         wanted = [low + (high - low) * place / (points - 1) for place in range(points)]

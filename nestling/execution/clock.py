@@ -17,10 +17,17 @@ class Clock:
 
     Args:
         device: that computes.
+
+    Attributes:
+        every: steps of which one is timed.
+        seconds: that parts took in the timed steps, by name.
+        whole: seconds of the timed steps.
+        timed: how many these are.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.every = EVERY
         self.seconds: dict[str, float] = {}
         self.whole = 0.0
         self.timed = 0
@@ -30,7 +37,7 @@ class Clock:
 
     def start(self) -> None:
         """Begin a step."""
-        self._running = self._steps >= UNTIMED and (self._steps - UNTIMED) % EVERY == 0
+        self._running = self._steps >= UNTIMED and (self._steps - UNTIMED) % self.every == 0
         self._steps += 1
         if self._running:
             self._start = self._now()
@@ -51,6 +58,10 @@ class Clock:
         start = self._now()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - start
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.seconds, self.whole, self.timed = {}, 0.0, 0
 
     def shares(self) -> dict[str, float]:
         """Return what share of the timed steps each part took; nothing if none was timed."""

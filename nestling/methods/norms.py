@@ -34,7 +34,7 @@ def norms(
     rank_epochs: int | None = None,
     start: str = "given",
     draw: int | None = None,
-    labels_first: float = 1.0,
+    labels_first: float | None = None,
     distill: Loss | None = None,
     summed: bool = False,
     own_norms: bool = True,

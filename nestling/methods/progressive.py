@@ -40,7 +40,7 @@ def progressive(
     held_out: Iterable[Any] | None = None,
     start: str = "given",
     draw: int | None = DRAW,
-    labels_first: float = 0.5,
+    labels_first: float | None = None,
     distill: Loss | None = None,
     summed: bool = False,
     own_norms: bool = False,
@@ -64,7 +64,7 @@ def progressive(
         draw: random members of the list a step, beside the full net and the smallest; None trains
             all.
         labels_first: share of the joint training in which all learn from the labels, before the
-            narrower ones learn from the full net. The paper has 0.
+            narrower ones learn from the full net, as for "uniform". The paper has 0.
         distill: from then on, the loss of the narrower ones, as for "uniform".
         summed: whether the optimiser makes one step for all subnets of a batch, as the paper does,
             or one after each of them.
@@ -87,7 +87,7 @@ def progressive(
     if rank_by is not None:
         options = dict(rank_options or {})
         if "epochs" in rankers.options(rankers.find(rank_by)):
-            options["epochs"] = rank_epochs
+            options.setdefault("epochs", rank_epochs)
         orders = rankers.orders(run.net.space, rankers.scores(run, rank_by, **options))
         given = rearranged(run.net.space, given, orders)
         run.reorder(orders)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import nn
 
 from nestling.errors import SpecError
-from nestling.joint import check_share
+from nestling.joint import labels_share
 from nestling.menu import names_for
 from nestling.objectives.sandwich import Loss, check_low, sandwich, task_loss
 from nestling.search.uniform import FRACTIONS, ladder, width_of
@@ -27,7 +27,7 @@ def uniform(
     fractions: Sequence[float] = FRACTIONS,
     low: float | None = None,
     random: int = 2,
-    labels_first: float = 0.5,
+    labels_first: float | None = None,
     distill: Loss | None = None,
     summed: bool = False,
 ) -> Mapping[str, tuple[Spec, nn.Module]]:
@@ -40,8 +40,8 @@ def uniform(
             the narrowest subnet of the menu (the paper has 0.25).
         random: subnets of random width a step, beside the full and the narrowest.
         labels_first: share of the training in which all subnets learn from the labels, before the
-            narrower ones learn from the full net. The paper has 0, but a teacher that knows nothing
-            yet holds its pupils, and with them the shared weights, back.
+            narrower ones learn from the full net. The paper has 0; on short runs it is best never
+            to distil, which is the default where no `distill` is given.
         distill: from then on, the loss of the narrower ones, from (outputs, the full net's
             outputs). The default is soft cross-entropy, where the run has no `loss` of its own;
             where it has one, all train on the targets throughout.
@@ -52,10 +52,10 @@ def uniform(
         SpecError: all of the fractions are narrower than `low`.
         ModelError: `labels_first` is no share.
     """
-    check_share("labels_first=", labels_first)
+    share = labels_share(labels_first, distill)
 
     def objective(net: Supernet) -> Iterator[tuple[nn.Module, Loss]]:
-        if run.done < labels_first:
+        if run.done < share:
             return sandwich(net, low=least, random=random, loss=run.loss or task_loss)
         return sandwich(net, low=least, random=random, loss=run.loss, distill=distill)
 

@@ -67,10 +67,13 @@ def rank(
     Axes whose units have an order of their own (depth, bits) are left out.
 
     Args:
-        net: the supernet. "noise" and "lasso" train its weights; the others leave them alone.
+        net: the supernet. "noise", "lasso", "slimming" and "bandit" train its weights; the others
+            leave them alone.
         by: one of `nestling.rankers.names()`: "l1" and "l2" norms, "scale" of the norm layers,
             "taylor" and "fisher" (what the loss says of the weights), "noise" (how much noise a
-            unit learns to bear), "lasso" (which units fall to zero), "random".
+            unit learns to bear), "lasso" (which units fall to zero), "slimming" (scales of norms
+            that a penalty shrinks), "bandit" (how salient a unit is in steps that execute only a
+            part of the net), "random".
         train: training batches, for the rankers that look at data.
         epochs: passes over `train` of the rankers that train.
         seed: of all random choices; the global random state is put back afterwards.

@@ -181,7 +181,7 @@ def _draw_bars(axes: Axes, values: Sequence[float], spread: Sequence[float], for
         text = form.format(value) + (f" ± {bar:.2f}" if bar else "")
         style = lettering(8.5, INK, va="center")
         axes.annotate(text, (value, place), (5, 0), "data", "offset points", **style)
-    axes.set_xlim(0, max(values) * 1.05)
+    axes.set_xlim(0, max(values) * (1.75 if any(spread) else 1.35))  # room for the figures
     axes.set_yticks([])
     axes.set_xticks([])
     axes.invert_yaxis()

@@ -17,28 +17,30 @@ from nestling.weights import cloned, tensors_of
 QUICK = {"search_options": {"groups": 2}}
 
 
-def everywhere(losses, scores):
+def places(losses, scores):
     """In both epochs of 3 steps of the ranking, in the search, in both joint epochs; crashes."""
-    ranking = 6
-    joint = losses - ranking
+    ranking, middle = 6, (losses + 6) // 2
     return [
-        (2, 0), (4, 0), (6, 0), (-6, 0),
-        (0, 1), (0, -(scores // 2)), (0, scores),
-        (-ranking - 1, 0), (ranking + 1, 0), (ranking + joint // 2, 0), (losses, 0), (-losses, 0),
+        (2, 0), (-6, 0), (6, 0), (0, 1), (0, -(scores // 2)), (0, scores), (-ranking - 1, 0),
+        (middle, 0), (losses, 0),
     ]  # fmt: skip
 
 
+def fewer(losses, scores):
+    return [(4, 0), (0, scores - 1), (losses - 1, 0), (-losses, 0)]
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("stops", "options"),
     [
-        {"own_norms": True},
-        {"start": "ranked", "draw": None, "kind": "Dense", "search": "greedy"},
+        (places, {"own_norms": True}),
+        (fewer, {"start": "ranked", "draw": None, "kind": "Dense", "search": "greedy"}),
     ],
     ids=["given", "ranked"],
 )
-def test_a_stop_anywhere_changes_nothing(story, tmp_path, options):
+def test_a_stop_anywhere_changes_nothing(story, tmp_path, stops, options):
     fit = story("progressive", labels_first=0.5, **{**QUICK, **options})
-    fit.goes_on_everywhere(tmp_path, everywhere)
+    fit.goes_on_everywhere(tmp_path, stops)
 
 
 @pytest.mark.parametrize("rank_by", ["l1", None])
@@ -61,7 +63,7 @@ def test_fine_tuning_in_the_search_goes_on_too(story, tmp_path):
         "progressive", rank_by="l2", epochs=1,
         search_options={"groups": 2, "threshold": 0.99, "epochs": 1},
     )  # fmt: skip
-    fit.goes_on_everywhere(tmp_path, lambda losses, scores: [(2, 0), (0, scores - 1), (losses, 0)])
+    fit.goes_on_everywhere(tmp_path, lambda losses, scores: [(2, 0), (0, scores - 1)])
     assert [path.name for path in tmp_path.glob("*tuned*")] == []
 
 
@@ -247,6 +249,7 @@ def test_offered_is_what_exhaustion_finds(space, listed, fractions):
         ({"rank_options": {"directon": 1}}, ModelError, "did you mean 'direction'"),
         ({"rank_options": {"direction": "up"}}, ModelError, "direction= is one of"),
         ({"rank_epochs": 0}, ModelError, "at least 1 epoch"),
+        ({"rank_options": {"epochs": 0}}, ModelError, "at least 1 epoch"),
         ({"search": "progresive"}, ModelError, "did you mean 'progressive'"),
         ({"search": "path"}, ModelError, "use the method 'norms'"),
         ({"search_options": {"group": 1}}, ModelError, "did you mean 'groups'"),

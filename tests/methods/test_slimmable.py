@@ -33,8 +33,7 @@ def test_weights_equal_those_of_a_plain_loop(small, summed):
     whole = nn.ParameterDict({n.replace(".", "-"): p.clone() for n, p in shared.items()})
     own = [p for spec in specs[1:] for p in norms[spec].parameters()]
     optimizer = torch.optim.SGD([*whole.values(), *own], lr=0.05, momentum=0.9)
-    step = 0
-    for images, labels in small.batches() * 2:
+    for step, (images, labels) in enumerate(small.batches() * 2):
         optimizer.param_groups[0]["lr"] = 0.05 * cosine(step, 6)
         for spec, module in widths.items():
             sliced = {}
@@ -47,7 +46,6 @@ def test_weights_equal_those_of_a_plain_loop(small, summed):
             if not summed or spec == specs[-1]:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=False)
-        step += 1
     menu = nestling.fit(
         net, small.batches(), method="slimmable", fractions=(1.0, 0.4, 0.1), epochs=2,
         precision="float32", optimizer=small.sgd, summed=summed, progress=False,

@@ -1,0 +1,1 @@
+"""The parts of `training_cost.py`: protocols, trainings, speed and memory, figures."""

@@ -1,0 +1,48 @@
+"""Protocols: pictures, weights, batches and optimisers that all methods share."""
+
+from dataclasses import replace
+
+import torch
+from comparison.protocols import batches, material, optimizer, supernet
+from made_results import TINY
+
+import nestling
+from nestling.optimizers import default_optimizer
+
+
+def test_pictures_are_the_same_for_all_and_parts_do_not_overlap(given):
+    again = material(TINY)
+    assert torch.equal(given.learn.images, again.learn.images)
+    assert torch.equal(given.held_out.images, again.held_out.images)
+    parts = given.learn, given.held_out, given.data.test
+    assert [len(part.labels) for part in parts] == [200, 100, 360]
+    together = torch.cat([part.images for part in parts]).flatten(1)
+    every = torch.cat([given.data.train.images, given.data.test.images]).flatten(1)
+    twice = len(every) - len(every.unique(dim=0))  # pictures that the data set has more than once
+    assert len(together) - len(together.unique(dim=0)) <= twice == 0
+    assert given.final is given.learn
+    whole = material(replace(TINY, all_pictures=True, pictures=None))
+    assert len(whole.final.labels) == 1437
+    assert len(whole.learn.labels) == 1337
+
+
+def test_all_methods_start_with_the_same_weights_and_see_the_same_batches(given):
+    one, other = (supernet(TINY, (1, 8, 8), 10, seed) for seed in (3, 3))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    different = supernet(TINY, (1, 8, 8), 10, 4)
+    assert not torch.equal(next(one.parameters()), next(different.parameters()))
+    first, second = (next(iter(batches(TINY, given, given.learn, 3))) for _ in range(2))
+    assert torch.equal(first[0], second[0])
+    assert len(batches(TINY, given, given.learn, 3)) == 4
+
+
+def test_optimisers_decay_what_the_default_one_decays():
+    model = nestling.models.mobilenet_v1(10, 0.25, stem_stride=1)
+    ours = optimizer(replace(TINY, lr=0.03))(model.parameters())
+    usual = default_optimizer(model)
+    for mine, theirs in zip(ours.param_groups, usual.param_groups, strict=True):
+        assert [id(p) for p in mine["params"]] == [id(p) for p in theirs["params"]]
+        assert mine["weight_decay"] == theirs["weight_decay"]
+        assert mine["lr"] == 0.03
+        assert mine["nesterov"]
+    assert ours.defaults["lr"] == 0.03

@@ -1,0 +1,149 @@
+"""The benchmark of channel execution: its jobs, resumed trainings, figures and tables."""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import nestling
+from nestling.interruption import Interrupted
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+import training_cost
+from execution import figures, measured, trial
+from execution.protocols import PROTOCOLS, WAYS, Material, Net, Protocol, jobs
+
+TINY = Protocol(
+    *("tiny", "digits", {"two": Net("two", 0.5, step=2)}),
+    epochs=2,
+    batch=50,
+    seeds=(0,),
+    pictures=300,
+    held_out=100,
+    precision="float32",
+    steps=3,
+)
+KEYS = [
+    *("protocol", "net", "data", "seeds", "keep", "speedup", "memory_ratio", "selection_share"),
+    *("accuracy", "accuracy_dense", "accuracy_alone", "accuracy_random"),
+    *("macs_ratio", "params_ratio"),
+]
+
+
+def two(num_classes, in_channels, width=8):
+    return nn.Sequential(
+        *(nn.Conv2d(in_channels, width, 3, 4, bias=False), nn.BatchNorm2d(width), nn.ReLU()),
+        *(nn.Conv2d(width, width, 3, 2, bias=False), nn.BatchNorm2d(width), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes)),
+    )
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(nestling.models, "two", two, raising=False)
+    monkeypatch.setitem(PROTOCOLS, "tiny", TINY)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    monkeypatch.setattr(
+        measured,
+        "_in_a_process",
+        lambda words, net, way: {"dense": 100, "executed": 60}.get(way, 50),
+    )
+
+
+def run(folder, *words):
+    where = ["--results", str(folder / "results"), "--work", str(folder / "work")]
+    return training_cost.main(["--protocol", "tiny", *where, *words])
+
+
+def test_all_ways_are_trained_measured_and_told(tiny, tmp_path, capsys):
+    assert run(tmp_path, "--part", "1/2") == 0
+    assert run(tmp_path, "--part", "2/2") == 0
+    assert {p.stem for p in (tmp_path / "results" / "tiny-digits").iterdir()} == {
+        "two-cost",
+        *(f"two-{way}-0" for way in WAYS),
+    }
+    assert not list((tmp_path / "work" / "tiny").iterdir())
+    capsys.readouterr()
+    assert run(tmp_path) == 0
+    assert capsys.readouterr().out == ""  # all is kept
+    run(tmp_path, "--summary")
+    row = json.loads(capsys.readouterr().out)
+    assert set(KEYS) <= set(row)
+    assert (row["net"], row["seeds"], row["keep"], row["memory_ratio"]) == ("two", 1, 0.5, 0.6)
+    assert all(isinstance(row[key], (int, float)) for key in KEYS[3:])
+    assert row["macs_ratio"] > 2.5
+    run(tmp_path, "--tables", "--pictures", str(tmp_path / "pictures"))
+    text = capsys.readouterr().out
+    assert all(f"| two | {told} | 1 |" in text for told in figures.TOLD.values())
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
+    run(tmp_path, "--list")
+    assert capsys.readouterr().out.count("kept") == 6
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_stopped_training_goes_on(tiny, tmp_path, monkeypatch, way):
+    material = Material(TINY, None)
+    job = next(job for job in jobs(TINY) if job.way == way)
+    whole = trial.train(TINY, job, material, tmp_path)
+    start, steps = trial.Curve.along, []
+
+    def counted(curve, objective):
+        inner = start(curve, objective)
+
+        def stopping(net):
+            steps.append(None)
+            if len(steps) == 8:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return inner(net)
+
+        return stopping
+
+    monkeypatch.setattr(trial.Curve, "along", counted)
+    with pytest.raises(Interrupted):
+        trial.train(TINY, job, material, tmp_path)
+    resumed = trial.train(TINY, job, material, tmp_path)
+    assert resumed["accuracy"] == whole["accuracy"]
+    assert len(resumed["curve"]) >= len(whole["curve"]) - 1
+    assert resumed["macs"] == whole["macs"] <= whole["full_macs"]
+    assert (whole["macs"] == whole["full_macs"]) == (way == "dense")
+
+
+def test_other_settings_are_other_results(tiny, tmp_path, capsys):
+    run(tmp_path, "--only", "two-dense-0")
+    run(tmp_path, "--list")
+    assert capsys.readouterr().out.count(" kept") == 1
+    run(tmp_path, "--list", "--epochs", "3")
+    assert capsys.readouterr().out.count(" kept") == 0
+
+
+def test_mistakes_are_told(tiny, tmp_path, capsys):
+    assert run(tmp_path, "--part", "3/2") == 1
+    assert training_cost.main(["--protocol", "shrt"]) == 1
+    text = capsys.readouterr().err
+    assert "--part is i/n" in text
+    assert "did you mean 'short'" in text
+
+
+def test_memory_of_a_way(tiny):
+    big = replace(TINY, nets={"two": Net("two", 0.25, {"width": 64}, step=8)}, batch=200)
+    material = Material(big, None)
+    dense, executed = (measured.memory_of(big, "two", way, material) for way in ("dense", "alone"))
+    assert dense > 0
+    assert executed < dense
+
+
+def test_protocols_name_what_exists():
+    for of in PROTOCOLS.values():
+        assert of.data in nestling.data.names()
+        for net in of.nets.values():
+            assert callable(getattr(nestling.models, net.builder))
+        assert len({job.name for job in jobs(of)}) == len(jobs(of))
+    assert {"vgg16-half", "resnet56-half"} == set(figures.GOALS)
+    assert set(figures.GOALS) <= set(PROTOCOLS["short"].nets) & set(PROTOCOLS["full"].nets)
