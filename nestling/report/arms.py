@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from nestling.errors import ModelError
 from nestling.execution.bandit import Bandit
@@ -79,7 +80,9 @@ def arms(
     parts = [
         part[:, means.argsort(descending=True, stable=True)].T.numpy()
         for part, means in zip(
-            history.split(bandit.sizes, 1), bandit.means.cpu().split(bandit.sizes), strict=True
+            torch.split(history, bandit.sizes, 1),
+            torch.split(bandit.means.cpu(), bandit.sizes),
+            strict=True,
         )
     ]
     every = -(-len(parts) // _STRIPS)
