@@ -12,7 +12,8 @@
 
 Every case (a method with its options and a seed) is trained with the same pictures, schedule and
 optimiser, keeps its state in a work folder and its result in `benchmarks/results/accuracy/`. The
-same command goes on where it was stopped, and passes over what is kept. `comparison/` says the
+same command goes on where it was stopped, and passes over what is kept; with other code only by
+`--any-commit`. `comparison/` says the
 rest: protocols, cases, trials, results, figures.
 """
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,6 +40,7 @@ from nestling.interruption import Interrupted
 WORK = Path("runs") / "accuracy"
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PICTURES = DOCS / "pictures"
+COMPILED = "TORCHINDUCTOR_CACHE_DIR"  # where the compiler keeps what it has made
 UNFINISHED = 3  # exit status: the time was up, run the same command again
 
 
@@ -57,7 +60,8 @@ def train(of: Protocol, wanted: Sequence[Case], options: argparse.Namespace) -> 
         print(f"{of.folder}: {case.name}", flush=True)
         try:
             given = given or material(of, options.data_dir)
-            content = trial.run(of, case, given, needed, options.work)
+            any_commit = options.any_commit
+            content = trial.run(of, case, given, needed, options.work, any_commit=any_commit)
         except Interrupted as stop:
             print(f"{case.name}: {stop}", flush=True)
             return UNFINISHED
@@ -65,10 +69,17 @@ def train(of: Protocol, wanted: Sequence[Case], options: argparse.Namespace) -> 
             print(f"{case.name} failed: {error}", file=sys.stderr, flush=True)
             status = 1
             continue
-        results.write(results.place(of, case, options.results), content)
         trial.keep_search_log(of, case, options.work, options.results)
+        results.write(results.place(of, case, options.results), content)
+        trial.clear(of, case, options.work)
         print(_said(case, content), flush=True)
     return status
+
+
+def share_compiled(of: Protocol, work: Path) -> None:
+    """Let all cases, and those that go on later, have what the compiler has made once."""
+    if of.compiled:
+        os.environ.setdefault(COMPILED, str((work / "compiled").resolve()))
 
 
 def _said(case: Case, content: Mapping[str, Any]) -> str:
@@ -154,6 +165,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--only", nargs="+", metavar="LABEL", help="only these cases, or patterns")
     made.add_argument("--part", default="1/1", metavar="I/N", help="the I-th of N parts")
     made.add_argument("--minutes", type=float, help="stop, saved, before so many are over")
+    made.add_argument(
+        "--any-commit", action="store_true", help="go on with what other code began; both are named"
+    )
     made.add_argument("--work", type=Path, default=WORK, help="where trainings keep their state")
     made.add_argument("--results", type=Path, default=results.KEPT, help="where results are kept")
     made.add_argument("--list", action="store_true", help="print the cases and their states")
@@ -203,6 +217,7 @@ def main(words: Sequence[str] | None = None) -> int:
             print(listed(of, every, options))
             return 0
         torch.set_num_threads(of.threads)
+        share_compiled(of, options.work)
         if options.latency or options.step_cost:
             measure(of, options)
             return 0

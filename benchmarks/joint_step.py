@@ -4,11 +4,12 @@
     python benchmarks/joint_step.py --eager              # without compiled steps
     python benchmarks/joint_step.py --device cuda --width 0.8 0.6 0.3
 
-A joint step is that of a training: the full net on the labels, every other subnet on what the full
-one says, one optimiser step, gradients cleared. "Apart" are stand-alone nets of the same shapes
-with contiguous weights of their own: the same passes and losses, the full net's optimiser step, all
-gradients cleared. Ratios are medians over pairs of steps in turn, with a 95 % interval. On a CPU
-they are of processor time, which other programs lengthen little.
+A joint step is that of a training: the passes of all subnets on the labels of one batch, with an
+optimiser step after each of them, or ("summed") one for all of their gradients; gradients cleared.
+"Apart" are stand-alone nets of the same shapes with contiguous weights of their own: the same
+passes and losses, and each net's own optimiser step. Ratios are medians over pairs of steps in
+turn, with a 95 % interval. On a CPU they are of processor time, which other programs lengthen
+little.
 """
 
 from __future__ import annotations
@@ -16,18 +17,17 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nestling
 from nestling.compilation import INDUCTOR, Compilation
 from nestling.costs.latency import Ratio, paired_ratio
-from nestling.objectives.sandwich import soft_cross_entropy
+from nestling.objectives.sandwich import task_loss
 from nestling.optimizers import default_optimizer
 from nestling.precision import Precision, choose
 from nestling.spec import Spec
@@ -35,6 +35,8 @@ from nestling.spec import Spec
 JOINT = "joint / apart"
 COMPILED = "compiled / eager, joint"
 BOTH = "joint / apart, compiled"
+SUMMED = "summed joint / apart"
+SUMMED_BOTH = "summed joint / apart, compiled"
 
 
 @dataclass
@@ -54,22 +56,29 @@ class Material:
     images: Tensor
     labels: Tensor
     precise: Precision
-    optimizer: torch.optim.Optimizer = field(init=False)
+    optimizer: torch.optim.Optimizer = field(init=False)  # of the shared weights
 
     def __post_init__(self) -> None:
         self.net.to(memory_format=self.precise.memory_format)
         self.images = self.images.to(memory_format=self.precise.memory_format)
         self.optimizer = default_optimizer(self.net.model)
 
-    def joint(self, backend: str) -> Callable[[], None]:
-        """Return a function that makes a joint step."""
+    def joint(self, backend: str, *, summed: bool = False) -> Callable[[], None]:
+        """Return a function that makes a joint step.
+
+        Args:
+            backend: of the compiler; "" runs eagerly.
+            summed: one step of the optimiser for all passes, or one after each.
+        """
         passes = Compilation(backend, refuse)
 
         def step() -> None:
-            subnets = (self.net.pooled(spec).train() for spec in self.specs)
-            self.run((passes, subnet) for subnet in subnets)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=False)
+            for spec in self.specs:
+                self.run(passes, self.net.pooled(spec).train())
+                if not summed:
+                    update(self.optimizer)
+            if summed:
+                update(self.optimizer)
 
         return step
 
@@ -77,28 +86,26 @@ class Material:
         """Return a function that makes the passes of a joint step with stand-alone nets."""
         nets = [nestling.pack(self.net.subnet(spec)).train() for spec in self.specs]
         passes = [(Compilation(backend, refuse, alone=net), net) for net in nets]
-        optimizer = default_optimizer(nets[0])
+        optimizers = [default_optimizer(net) for net in nets]
 
         def step() -> None:
-            self.run(iter(passes))
-            optimizer.step()
-            for net in nets:
-                net.zero_grad(set_to_none=False)
+            for (run, net), optimizer in zip(passes, optimizers, strict=True):
+                self.run(run, net)
+                update(optimizer)
 
         return step
 
-    def run(self, passes: Iterator[tuple[Compilation, nn.Module]]) -> None:
-        """Run nets forward and backward, the first on the labels, the others on what it says."""
-        taught: Tensor | None = None
-        for run, module in passes:
-            with self.precise.autocast(self.images.device):
-                outputs = run(module, self.images)
-            outputs = outputs.float()
-            if taught is None:
-                taught = outputs.detach()
-                F.cross_entropy(outputs, self.labels).backward()
-            else:
-                soft_cross_entropy(outputs, taught).backward()
+    def run(self, passes: Compilation, module: nn.Module) -> None:
+        """Run a net forward and backward."""
+        with self.precise.autocast(self.images.device):
+            outputs = passes(module, self.images)
+        task_loss(outputs.float(), self.labels).backward()
+
+
+def update(optimizer: torch.optim.Optimizer) -> None:
+    """Make a step of an optimiser, and clear the gradients as a training does."""
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=False)
 
 
 def refuse(text: str) -> None:
@@ -119,7 +126,7 @@ def compare(
         precision: at which a ratio is known well enough.
 
     Returns:
-        `JOINT`, and with `compiled` also `COMPILED` and `BOTH`.
+        `JOINT` and `SUMMED`, and with `compiled` also `COMPILED`, `BOTH` and `SUMMED_BOTH`.
     """
     device = given.images.device
     options: dict[str, Any] = {"seconds": seconds, "precision": precision}
@@ -127,12 +134,17 @@ def compare(
         options["synchronize"] = torch.cuda.synchronize
     else:
         options["clock"] = time.process_time
-    joint = given.joint("")
-    found = {JOINT: paired_ratio(joint, given.apart(""), **options)}
+    joint, apart = given.joint(""), given.apart("")
+    found = {
+        JOINT: paired_ratio(joint, apart, **options),
+        SUMMED: paired_ratio(given.joint("", summed=True), apart, **options),
+    }
     if compiled:
-        fast = given.joint(INDUCTOR)
+        fast, fast_apart = given.joint(INDUCTOR), given.apart(INDUCTOR)
         found[COMPILED] = paired_ratio(fast, joint, **options)
-        found[BOTH] = paired_ratio(fast, given.apart(INDUCTOR), **options)
+        found[BOTH] = paired_ratio(fast, fast_apart, **options)
+        fast_summed = given.joint(INDUCTOR, summed=True)
+        found[SUMMED_BOTH] = paired_ratio(fast_summed, fast_apart, **options)
     return found
 
 
@@ -179,7 +191,7 @@ def main() -> None:
     print(f"ResNet-20, batch {options.batch}, {given.precise}, widths 1 {options.width}")
     found = compare(given, compiled=not options.eager, seconds=options.seconds)
     for name, ratio in found.items():
-        print(f"  {name:<26} {ratio.median:.3f}  ({ratio.low:.3f} to {ratio.high:.3f})")
+        print(f"  {name:<30} {ratio.median:.3f}  ({ratio.low:.3f} to {ratio.high:.3f})")
     print(json.dumps({name: asdict(ratio) for name, ratio in found.items()}))
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import nestling
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("data", "models", "objectives", "search", "methods", "costs")
+FOLDERS = ("data", "models", "objectives", "rankers", "search", "methods", "costs")
 
 
 def api() -> str:
@@ -42,7 +42,19 @@ def api() -> str:
             thing = getattr(module, name)
             if not isinstance(thing, ModuleType):
                 lines += entry(f"nestling.{folder}.{name}", thing)
+        lines += by_name(folder, module)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def by_name(folder: str, module: ModuleType) -> list[str]:
+    """Return the lines on the functions of a folder that are found by the name of their file."""
+    if folder not in ("rankers", "methods"):
+        return []
+    return [
+        line
+        for name in module.names()
+        for line in entry(f"nestling.{folder}.find({name!r})", module.find(name))
+    ]
 
 
 def entry(name: str, thing: Any) -> list[str]:

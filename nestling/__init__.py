@@ -20,10 +20,10 @@ from nestling.evaluation import evaluate
 from nestling.fitting import fit
 from nestling.menu import Menu, make_menu
 from nestling.objectives import sandwich
+from nestling.packing import pack
 from nestling.rankers import rank
 from nestling.runtime import LoadedModel, load
 from nestling.spec import Axis, Space, Spec
-from nestling.subnet import pack
 from nestling.supernet import Supernet
 
 __version__ = "0.1.0"

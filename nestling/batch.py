@@ -107,15 +107,31 @@ def check_finite(inputs: Any) -> None:
     Raises:
         DataError: NaN or infinity.
     """
+    for leaf, flag in finite_flags(inputs):
+        if not bool(flag):
+            raise not_finite(tuple(leaf.shape))
+
+
+def finite_flags(inputs: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return each tensor of floating-point numbers with whether these are finite.
+
+    That is a tensor of one boolean on the same device, for it may cost a wait to look at it. One of
+    several tensors may hold -inf, as masks do.
+    """
     leaves = tensors_in(inputs)
     for leaf in leaves:
-        if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
-            masked = len(leaves) > 1 and not bool((leaf.isnan() | leaf.isposinf()).any())
-            if not masked:
-                raise DataError(
-                    "inputs must be finite numbers, but a batch of shape "
-                    f"{tuple(leaf.shape)} holds NaN or infinity; clean the data"
-                )
+        if leaf.is_floating_point():
+            alone = len(leaves) == 1
+            fine = torch.isfinite(leaf) if alone else ~(leaf.isnan() | leaf.isposinf())
+            yield leaf, fine.all()
+
+
+def not_finite(shape: tuple[int, ...]) -> DataError:
+    """Return the error of a batch of this shape that holds NaN or infinity."""
+    return DataError(
+        f"inputs must be finite numbers, but a batch of shape {shape} holds NaN or infinity; "
+        "clean the data"
+    )
 
 
 def length_of(data: Iterable[Any], name: str) -> int:

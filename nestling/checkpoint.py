@@ -23,7 +23,8 @@ from nestling import container
 from nestling.errors import FileError, ModelError
 from nestling.weights import fill, misfit, tensors_of
 
-VERSION = 1
+VERSION = 2
+NAME = "checkpoint.safetensors"  # in the folder of a run
 
 
 @dataclass
@@ -160,13 +161,14 @@ class Checkpoint:
         """Read a checkpoint.
 
         Raises:
-            FileError: the file is missing, damaged, or no checkpoint of this version.
+            FileError: the file is missing, damaged, or a checkpoint of another version.
         """
         header, tensors = container.read(path)
         if header.get("checkpoint") != VERSION:
             raise FileError(
                 f"{path} is no checkpoint of version {VERSION} (it says "
-                f"{header.get('checkpoint')!r:.80}); start the training anew"
+                f"{header.get('checkpoint')!r:.80}); start the training anew, or resume it with "
+                "the Nestling that wrote it"
             )
         try:
             _check_run(header["run"])
@@ -200,12 +202,15 @@ def _numbers(value: Any) -> Any:
 
 
 def _check_run(run: Any) -> None:
-    kinds = {"facts": dict, "stage": int, "epoch": int, "batch": int, "alone": bool}
+    kinds: dict[str, Any] = {"facts": dict, "stage": int, "epoch": int, "batch": int, "alone": bool}
     kinds |= {"log": list, "losses": list, "optimizer": dict, "first_loss": float}
-    kinds |= {"gradients": list}
+    kinds |= {"gradients": list, "compiled": dict, "stages": list, "changes": int, "orders": dict}
+    kinds |= {"trained in": str | None}
     for key, kind in kinds.items():
         if not isinstance(run[key], kind):
             raise ValueError(f"{key!r} is {run[key]!r:.80}")
+    if not all(isinstance(facts, dict) for facts in run["stages"]):
+        raise ValueError(f"'stages' is {run['stages']!r:.80}")
 
 
 def _grouped(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -237,13 +242,25 @@ def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def refuse_other(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: Path | None) -> None:
-    """Check that a checkpoint was made with these settings; name those that differ."""
+def refuse_other(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], path: Path | None, where: str = ""
+) -> None:
+    """Check that a checkpoint was made with these settings; name those that differ.
+
+    Args:
+        theirs: the checkpoint's.
+        ours: those of now.
+        path: of the checkpoint.
+        where: of what part of it they are, such as " in its stage 2".
+
+    Raises:
+        FileError: some differ.
+    """
     different = differing(theirs, ours)
     if different:
         raise FileError(
-            f"{path} was made with {', '.join(different)}; resume with the same settings, or start "
-            "with another checkpoint="
+            f"{path} was made with {', '.join(different)}{where}; resume with the same data and "
+            "settings, or start with another checkpoint="
         )
 
 

@@ -11,19 +11,21 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
 from nestling import batch as batches
-from nestling.errors import ModelError, brief
+from nestling.binding import Hook, binding
+from nestling.errors import FileError, ModelError, brief
 from nestling.skeleton import Hooks
-from nestling.subnet import Hook, binding
 
 INDUCTOR = "inductor"  # the backend of torch.compile that makes code of its own
-MOST = 64  # specs that are compiled in one stage: it takes from seconds to a minute for each
+# Specs that are compiled in one stage: each takes from seconds to a minute. More than the list that
+# a search leaves to train (79 for ResNet-20), so that it is only reached by random draws.
+MOST = 128
 SINGLE = "alone"  # the key of a module that a stage trains by itself
 
 Key: TypeAlias = "tuple[tuple[str, int], ...] | str"
@@ -82,6 +84,8 @@ class Compilation:
         backend: of `torch.compile`; "" compiles nothing.
         say: shows a line of text; called once for each reason to run eagerly.
         alone: the module that the stage trains by itself, if it does.
+        apart: makes the context of each pass that is new, forward and backward: those compile, and
+            their time is to be told from that of the others.
 
     Example:
         >>> run = Compilation("inductor", print)
@@ -89,11 +93,17 @@ class Compilation:
     """
 
     def __init__(
-        self, backend: str, say: Callable[[str], None], alone: nn.Module | None = None
+        self,
+        backend: str,
+        say: Callable[[str], None],
+        alone: nn.Module | None = None,
+        apart: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.backend = backend
         self.alone = alone
         self._say = say
+        self._apart = apart
+        self._new = False  # whether the last pass was the first of its spec
         self._said: set[str] = set()
         self._shape = ""  # of the batches that are compiled for
         self._specs: list[Key] = []  # those that are compiled, in the order in which they came
@@ -103,15 +113,26 @@ class Compilation:
     def __call__(self, module: nn.Module, inputs: Any) -> Any:
         """Run a module on the inputs of a batch, compiled where that can be."""
         key = self._key(module, inputs)
+        self._new = key is not None and key not in self._passes
         if key is None:
             return batches.forward(module, inputs)
         try:
-            return _run(self._passes.get(key) or self._compiled(key), module, inputs)
+            with self._around():
+                return _run(self._passes.get(key) or self._compiled(key), module, inputs)
         except Exception as error:  # noqa: BLE001  (the compiler runs the user's code)
             outputs = batches.forward(module, inputs)  # what is wrong with the inputs shows here
             self._failure = _reason(error)
             self._eagerly("the training", self._failure)
             return outputs
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Run a loss of the last pass backward; the first time, this compiles too."""
+        with self._around():
+            loss.backward()  # type: ignore[no-untyped-call]
+        self._new = False
+
+    def _around(self) -> AbstractContextManager[None]:
+        return self._apart() if self._new else nullcontext()
 
     def _compiled(self, key: Key) -> Callable[..., Any]:
         """Return the pass of a spec, which is compiled at its first call."""
@@ -133,12 +154,22 @@ class Compilation:
         return {"shape": self._shape, "specs": self._specs, "failure": self._failure}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on as the stage that had this state."""
-        self._shape, self._failure = state["shape"], state["failure"]
-        self._specs = [
-            spec if isinstance(spec, str) else tuple((name, count) for name, count in spec)
-            for spec in state["specs"]
-        ]
+        """Go on as the stage that had this state.
+
+        Raises:
+            FileError: it is none.
+        """
+        try:
+            self._shape, self._failure = str(state["shape"]), str(state["failure"])
+            self._specs = [
+                spec if isinstance(spec, str) else tuple((name, count) for name, count in spec)
+                for spec in state["specs"]
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileError(
+                f"the checkpoint does not say what is compiled ({error!r:.80}); start the training "
+                "anew"
+            ) from error
         if self._failure:
             self._eagerly("the training", self._failure)
 

@@ -20,11 +20,11 @@ from nestling.axes.proof import Prover, double
 from nestling.axes.structure import tensors_in
 from nestling.axes.suitability import is_quantised, refuse_unsuitable
 from nestling.axes.tracer import run
+from nestling.binding import keeps_statistics
 from nestling.description import Cause, causes
 from nestling.errors import ModelError, SpecError, brief, did_you_mean
 from nestling.skeleton import copy_skeleton, is_ordinary
 from nestling.spec import Frozen, Space
-from nestling.subnet import keeps_statistics
 from nestling.weights import duplicate, loose_tensors, tensors_of
 
 __all__ = [

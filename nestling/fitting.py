@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from nestling import methods
+from nestling.binding import binding
 from nestling.checkpoint import RandomState
 from nestling.errors import ModelError
 from nestling.evaluation import Metric, accuracy, check_metric
@@ -18,7 +19,6 @@ from nestling.narrowing import Narrowing
 from nestling.objectives.sandwich import Loss
 from nestling.progress import Reporter
 from nestling.spec import Spec
-from nestling.subnet import binding
 from nestling.supernet import Supernet, check_supernet
 from nestling.timing import check_narrow, narrowing_of
 from nestling.training import MakeOptimizer, Run
@@ -55,8 +55,8 @@ def fit(
         epochs: passes over `train`.
         seed: of all random choices; the global random state is put back afterwards.
         loss: from (outputs, targets); by default the `loss` that the model's output holds, or the
-            cross-entropy of its scores. With a loss of your own all subnets train on it, without
-            distillation, unless the method is given `distill=` too.
+            cross-entropy of its scores. All subnets train on it; where they shall learn from the
+            full net, see the method's `labels_first=` and `distill=`.
         metric: mean score of a batch, larger is better; top-1 accuracy by default.
         optimizer: a function from parameters to a torch optimiser; SGD with momentum by default.
             Its learning rate is the peak of a warmed-up cosine schedule.
@@ -121,10 +121,10 @@ def fit(
             menu = _measured(menu, reporter)
     finally:
         before.restore()
-    return replace(menu, facts=_facts(run, method, narrow))
+    return replace(menu, facts=_facts(run, method, options, narrow))
 
 
-def _facts(run: Run, method: str, narrow: float) -> dict[str, Any]:
+def _facts(run: Run, method: str, options: Mapping[str, Any], narrow: float) -> dict[str, Any]:
     """Return what a menu tells of its training."""
     facts: dict[str, Any] = {
         "method": method,
@@ -132,7 +132,8 @@ def _facts(run: Run, method: str, narrow: float) -> dict[str, Any]:
         "seed": run.seed,
         "precision": str(run.precise),
     }
-    if "held_out" in methods.options(methods.find(method)):
+    chooses = "held_out" in methods.options(methods.find(method))
+    if chooses and options.get("held_out") is None:  # else on other batches than the menu's
         facts["chosen on"] = "the held-out batches"
     if run.backend:
         facts["compiled by"] = run.backend

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nestling.binding import binding
 from nestling.errors import ModelError
 from nestling.objectives.listed import DRAW, check_draw, drawn, largest_first
 from nestling.objectives.sandwich import Loss, in_training, lessons, task_loss
 from nestling.ownership import own_norms, take
 from nestling.spec import Spec
-from nestling.subnet import binding
 from nestling.supernet import Supernet
 from nestling.training import Run
 from nestling.weights import tensors_of
@@ -50,6 +50,14 @@ class Joint:
         check_draw(self.draw)
         labels_share(self.labels_first, self.distill)
 
+    def share(self, run: Run) -> float:
+        """Return the share of the training in which all subnets learn from the labels.
+
+        Raises:
+            ModelError: the run has a loss of its own, and nobody knows how to distil with it.
+        """
+        return labels_share(self.labels_first, self.distill, run.loss)
+
     def train(self, run: Run, members: Sequence[Spec]) -> dict[Spec, nn.Module]:
         """Train the members, and return their subnets.
 
@@ -57,7 +65,7 @@ class Joint:
             run: whose net they are of.
             members: the list; the full net trains with them.
         """
-        net, share = run.net, labels_share(self.labels_first, self.distill)
+        net, share = run.net, self.share(run)
         others = largest_first(net.space, members)
         specs = [net.space.full, *others]
         # Of their own, not the pool's: these are more than it holds, and drawn again and again.
@@ -94,21 +102,29 @@ def _anew(net: Supernet, spec: Spec, trained: nn.Module) -> nn.Module:
     return subnet
 
 
-def labels_share(labels_first: float | None, distill: Loss | None) -> float:
+def labels_share(
+    labels_first: float | None, distill: Loss | None, loss: Loss | None = None
+) -> float:
     """Return the share of a training in which all subnets learn from the labels.
 
     Args:
         labels_first: that share; None is all of it, or half where there is a loss to distil with.
         distill: the loss from (outputs, the full net's outputs).
+        loss: of the run, where it has one of its own; what to distil with is unknown then.
 
     Raises:
-        ModelError: no share from 0 to 1.
+        ModelError: no share from 0 to 1; or one below 1 with a `loss` and no `distill`.
     """
     if labels_first is None:
         return 1.0 if distill is None else 0.5
     number = isinstance(labels_first, int | float) and not isinstance(labels_first, bool)
     if not number or not 0 <= labels_first <= 1:
         raise ModelError(f"labels_first= is a share from 0 to 1, but it is {labels_first!r}")
+    if labels_first < 1 and loss is not None and distill is None:
+        raise ModelError(
+            f"labels_first={labels_first!r} lets subnets learn from the full net, but with loss= "
+            "nobody knows how; give distill= too, a loss from (outputs, the full net's outputs)"
+        )
     return float(labels_first)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nestling import modelfile
 from nestling.batch import blamed, check_finite, inputs_of, move, pair, size
+from nestling.binding import binding
 from nestling.costs import latency
 from nestling.costs.latency import Latency
 from nestling.entry import Entry
@@ -24,7 +25,6 @@ from nestling.offers import settle_offers
 from nestling.ownership import take
 from nestling.profile import Key, Profile, this_key
 from nestling.spec import Spec
-from nestling.subnet import binding
 from nestling.supernet import Supernet, check_supernet
 from nestling.timing import (
     NARROWING_SECONDS,

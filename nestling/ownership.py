@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from nestling.subnet import binding
+from nestling.binding import binding
 from nestling.units import norms
 from nestling.weights import parameter_like, put
 

@@ -21,7 +21,7 @@ from torch.nn.parameter import is_lazy
 from nestling import batch as batches
 from nestling.axes.structure import map_tensors
 from nestling.errors import ModelError, brief, did_you_mean
-from nestling.subnet import pack
+from nestling.packing import pack
 from nestling.supernet import Supernet
 from nestling.surroundings import undisturbed
 from nestling.weights import duplicate, lay_out

@@ -14,14 +14,14 @@ import torch
 from torch import nn
 
 from nestling.batch import forward, inputs_of, move
-from nestling.errors import ModelError
-from nestling.subnet import (
+from nestling.binding import (
     binding,
     expect_calibration,
     is_calibrated,
     is_statistic,
     keeps_statistics,
 )
+from nestling.errors import ModelError
 
 
 def recalibrate(subnet: nn.Module, batches: Iterable[Any], private: Collection[str]) -> None:

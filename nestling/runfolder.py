@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nestling import container, report
+from nestling.checkpoint import NAME as CHECKPOINT
 from nestling.errors import FileError
 from nestling.menu import Menu
 from nestling.profile import Key, machine
@@ -70,7 +71,7 @@ class RunFolder:
     @property
     def checkpoint(self) -> Path:
         """Where the training saves its state."""
-        return self.path / "checkpoint.safetensors"
+        return self.path / CHECKPOINT
 
     @property
     def model(self) -> Path:

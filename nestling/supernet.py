@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from nestling import extent as extents
+from nestling.binding import Binding, binding, order_of, own_of
 from nestling.construction import (
     check_model,
     check_skeleton,
@@ -27,10 +28,11 @@ from nestling.construction import (
     with_itemsizes,
 )
 from nestling.errors import ModelError, SpecError, did_you_mean
+from nestling.ownership import take
 from nestling.recalibration import recalibrate
 from nestling.signature import Signature
 from nestling.spec import Space, Spec
-from nestling.subnet import Binding, binding, build, order_of, rebind, refuse
+from nestling.subnet import build, rebind, refuse
 from nestling.surroundings import undisturbed
 from nestling.tether import SharedGradient
 from nestling.weights import duplicate
@@ -292,12 +294,16 @@ class Supernet:
     def absorb(self, spec: Mapping[str, int], packed: nn.Module) -> nn.Module:
         """Write a packed (and perhaps tuned) copy back into the shared weights.
 
+        Norm weights that were the subnet's own, not slices of the shared ones, are no part of these
+        (see `ownership.own_norms`): they are the returned subnet's own again, and the full net
+        keeps its norms.
+
         Args:
             spec: what the copy was packed from.
             packed: made by `nestling.pack`, or a module of the same names and shapes.
 
         Returns:
-            A live subnet for the spec with the packed copy's norm statistics.
+            A live subnet for the spec with the packed copy's norm statistics and own norm weights.
 
         Raises:
             SpecError: the copy's tensors are not those of the spec, or its units are in another
@@ -317,6 +323,7 @@ class Supernet:
         expected = {**dict(subnet.named_parameters()), **tie.private}
         known = expected.keys() | dict(subnet.named_buffers()).keys()
         _check_shapes(expected, {**given, **buffers}, known)
+        take(subnet, {name: given[name] for name in own_of(packed)})
         with torch.no_grad():
             for name, link in tie.parameters.items():
                 shared = self._gradients[name].parameter

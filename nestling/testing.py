@@ -33,6 +33,7 @@ from nestling.axes.scales import Follows, Numbers, can_follow, followed
 from nestling.axes.structure import tensors_in
 from nestling.axes.ties import expression_of
 from nestling.axes.tracer import run
+from nestling.binding import binding
 from nestling.checkpoint import RandomState
 from nestling.construction import picker
 from nestling.errors import UncalibratedWarning
@@ -45,7 +46,6 @@ from nestling.rankers import Ranker, orders
 from nestling.search.driver import conduct
 from nestling.search.request import Found, Search
 from nestling.spec import Space, Spec
-from nestling.subnet import binding
 from nestling.supernet import Supernet
 from nestling.training import Run
 from nestling.units import loose_axes

@@ -16,8 +16,8 @@ from nestling.costs import latency
 from nestling.costs.latency import Call, Ratio
 from nestling.errors import ModelError, UncalibratedWarning
 from nestling.narrowing import Compare, Narrowing, narrow
+from nestling.packing import pack
 from nestling.spec import Spec
-from nestling.subnet import pack
 from nestling.supernet import Supernet
 from nestling.weights import is_channels_last, lay_out
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -24,45 +22,28 @@ from nestling import batch as batches
 from nestling.checkpoint import (
     Checkpoint,
     RandomState,
-    generators_of,
     load_into,
-    load_optimizer,
-    optimizer_settings,
     plain,
     refuse_other,
     seed_all,
 )
-from nestling.compilation import Compilation, backend_of, check_compiler
+from nestling.compilation import backend_of, check_compiler
 from nestling.errors import DataError, FileError, ModelError
 from nestling.evaluation import Metric, accuracy
+from nestling.history import History
 from nestling.interruption import Interrupted, graceful
+from nestling.loop import Executor, Loop, Objective, Stage
 from nestling.objectives.sandwich import Loss, task_loss
-from nestling.optimizers import add_group, check_maker, cosine, default_optimizer
-from nestling.precision import alternatives, choose, in_float32, tried
+from nestling.optimizers import check_maker, default_optimizer
+from nestling.precision import alternatives, choose, tried
 from nestling.progress import Reporter
+from nestling.stopwatch import Stopwatch
 from nestling.supernet import Supernet
-from nestling.weights import all_finite, cloned, fill, lay_out, layouts_of, tensors_of
+from nestling.weights import fill, lay_out, layouts_of, tensors_of
 
-Objective: TypeAlias = Callable[[Supernet], Iterator[tuple[nn.Module, Loss]]]
 MakeOptimizer: TypeAlias = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
 LINES_EVERY = 10.0  # seconds between progress lines where there is no terminal
-HOPELESS = 1000.0  # times the first loss, or 1: a training whose loss is that large has diverged
-_END = object()
-
-
-class Executor(Protocol):
-    """Steps on a net that stands for the shared weights of a stage, and is written back to them."""
-
-    @property
-    def module(self) -> nn.Module:
-        """What is run in a step."""
-
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Step after a backward run, with the settings and the state of the run's optimiser."""
-
-    def write_back(self) -> None:
-        """Bring the shared weights, and the optimiser's state, up to date."""
 
 
 @dataclass
@@ -88,8 +69,8 @@ class Run:
         reporter: shows the progress.
         settings: what else a resumed run must share: the method and its options.
         log: a row for every finished epoch.
-        seconds: processor time by stage, of this process alone: what it spent before a resume is
-            in no checkpoint, so that two runs of the same settings leave the same bytes.
+        seconds: by stage, as `spent` counts them; those before a resume are in no checkpoint, so
+            that two runs of the same settings leave the same bytes.
         resumed: whether the run goes on where an earlier one stopped, as `resume` was asked to.
         done: share of the present stage's steps that were made, 0 to 1; objectives may read it.
     """
@@ -111,15 +92,8 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict, init=False)
     resumed: bool = field(default=False, init=False)
     done: float = field(default=0.0, init=False)
-    _stage: int = field(default=0, init=False)
     _start: Mapping[str, tuple[int, ...]] = field(default_factory=dict, init=False)
-    _changes: int = field(default=0, init=False)  # that the weights have behind them
-    _changed: int = field(default=0, init=False)  # that the method has asked for
-    _once: int = field(default=0, init=False)
-    _resumed: Checkpoint | None = field(default=None, init=False)
-    _results: dict[str, dict[str, Tensor]] = field(default_factory=dict, init=False)
     _given: dict[str, torch.memory_format] | None = field(default=None, init=False)
-    _clock: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 0:
@@ -137,7 +111,9 @@ class Run:
         if self.backend:
             check_compiler(self.backend, self.device)
         seed_all(self.seed)
-        self._clock = time.process_time()
+        self.history = History(self.checkpoint)
+        self.stopwatch = Stopwatch(self.device)
+        self.seconds = self.stopwatch.seconds
         self._start = self.net.orders
         self.wanted = choose(self.precision, self.device, self.net.model)
         self.precise = self.wanted
@@ -175,43 +151,53 @@ class Run:
             executor: makes the steps in the place of the optimiser.
 
         Raises:
-            ModelError: the loss is not finite.
-            DataError: a batch is no pair, or holds numbers that are not finite.
+            ModelError: the loss is not finite. On a GPU, where a look at it waits, that is seen
+                some steps later (`finiteness.EVERY`), and before anything is saved.
+            DataError: a batch is no pair, or holds numbers that are not finite; seen likewise.
+            FileError: a resumed stage has other batches than the checkpoint's.
             Interrupted: Ctrl-C or SIGTERM; the state was saved before.
         """
-        stage, self._stage = self._stage, self._stage + 1
-        epochs = self.epochs if epochs is None else epochs
-        own = alone if alone is not None else extra
-        if self._skip(stage, own):
-            return
+        length = self.length if data is None else batches.length_of(data, "data=")
+        stage = Stage(
+            data=self.train if data is None else data,
+            length=length,
+            epochs=self.epochs if epochs is None else epochs,
+            alone=alone,
+            extra=extra,
+            summed=summed,
+            executor=executor,
+        )
+        number = self.history.begin(stage.facts)
+        if not self.history.passed(number, stage.own):
+            self._train(stage, number, objective, name)
+            self.history.finish(number, stage.own)
+
+    def _train(self, stage: Stage, number: int, objective: Objective, name: str) -> None:
+        alone, executor = stage.alone, stage.executor
         if alone is not None and self._given is not None:
             lay_out(alone, self.precise.memory_format)
-        target = alone if alone is not None else self.net.model
-        optimizer = self._make_optimizer(target)
-        loop = _Loop(self, stage, target, optimizer, epochs, extra, data)
-        loop.executor, loop.summed = executor, summed
-        first, start = loop.restore(self._resumed)
-        self._resumed = None
-        self.reporter.start(name, loop.steps, first * loop.length + start)
+        optimizer = self._make_optimizer(self.net.model if alone is None else alone)
+        loop = Loop(self, stage, optimizer)
+        first, start = loop.restore(self.history.take(number))
+        self.reporter.start(name, stage.steps, first * stage.length + start)
         with self.undone_on_failure(), graceful() as stop, ExitStack() as stack:
             self.spent("other")
             stack.callback(self.spent, name)
             if executor is not None:
                 stack.callback(executor.write_back)
-            for epoch in range(first, epochs):
+            for epoch in range(first, stage.epochs):
                 loop.epoch(objective, epoch, start, stop)
                 start = 0
-                self._finish_epoch(loop, epoch, epochs, name)
-        if own is not None:
-            self._results[str(stage)] = cloned(tensors_of(own))
+                self._finish_epoch(loop, epoch, name)
 
     def spent(self, name: str) -> None:
-        """Count the processor time since the last count to a part of the work.
+        """Count the time since the last count to a part of the work.
 
-        On a GPU this is the time of the process that drives it, which waits for it every step.
+        Processor time of this process on a CPU; on a GPU wall-clock time, taken when it has done
+        what it was given. What the first passes take that are compiled is "compiling", whatever
+        stage they are of.
         """
-        before, self._clock = self._clock, time.process_time()
-        self.seconds[name] = self.seconds.get(name, 0.0) + self._clock - before
+        self.stopwatch.spent(name)
 
     # -- precision ----------------------------------------------------------------------------
 
@@ -265,48 +251,26 @@ class Run:
         For what is computed from weights that later stages change, such as the scores of units. It
         may train stages of its own.
         """
-        self._once += 1
-        made, stages = f"once{self._once}", f"stages{self._once}"
-        if stages in self._results:
-            self._stage += int(self._results[stages]["number"])
-        else:
-            before = self._stage
-            self._results[made] = cloned(make())
-            self._results[stages] = {"number": torch.tensor(self._stage - before)}
-        return dict(self._results.get(made, {}))
+        return self.history.once(make)
 
     def reorder(self, orders: Mapping[str, Sequence[int]]) -> None:
         """Reorder the net's units; a resumed run, whose weights have been, passes over it."""
-        if self._due():
+        if self.history.due():
             self.net.reorder(orders)
 
     def refill(self, tensors: Mapping[str, Tensor]) -> None:
         """Give the net these weights; a resumed run, whose weights have been, passes over it."""
-        if self._due():
+        if self.history.due():
             fill(self.net.model, tensors)
 
-    def _due(self) -> bool:
-        """Return whether the weights do not have the next change of the method behind them yet."""
-        self._changed += 1
-        due = self._changed > self._changes
-        self._changes = max(self._changes, self._changed)
-        return due
-
-    def _finish_epoch(self, loop: _Loop, epoch: int, epochs: int, name: str) -> None:
+    def _finish_epoch(self, loop: Loop, epoch: int, name: str) -> None:
+        epochs = loop.stage.epochs
         self.log.append({"stage": name, "epoch": epoch + 1, "loss": loop.mean_loss()})
         self.reporter.line(
             f"{name}: epoch {epoch + 1} of {epochs}, loss {self.log[-1]['loss']:.4f}",
             at_most_every=0.0 if epoch + 1 == epochs else LINES_EVERY,
         )
-        loop.save(epoch + 1, 0)
-
-    def _skip(self, stage: int, own: nn.Module | None) -> bool:
-        """Return whether a resumed run has this stage behind it, after restoring its result."""
-        if self._resumed is None or stage >= self._resumed.header["stage"]:
-            return False
-        if own is not None:
-            load_into(own, self._results.get(str(stage), {}), self.checkpoint)
-        return True
+        self._save(loop, epoch + 1, 0)
 
     def _make_optimizer(self, target: nn.Module) -> torch.optim.Optimizer:
         if not any(parameter.requires_grad for parameter in target.parameters()):
@@ -362,25 +326,49 @@ class Run:
             return
         found = Checkpoint.load(self.checkpoint)
         refuse_other(found.header["facts"], self.facts(), self.checkpoint)
-        weights = found.results.get("net", {}) if found.header["alone"] else found.weights
-        self._put_in_order(found.header)
-        self._restore_precision(found.header.get("trained in"))
+        weights = found.results.pop("net", {}) if found.header["alone"] else found.weights
+        self.history.restore(found, self.net)
+        self._restore_precision(found.header["trained in"])
         load_into(self.net.model, weights, self.checkpoint)
-        self._resumed = found
-        self._results = found.results
         self.log = list(found.header["log"])
 
-    def _put_in_order(self, header: Mapping[str, Any]) -> None:
-        """Bring the net's units into the order of a checkpoint's weights."""
-        self._changes = int(header.get("changes", 0))
-        orders = header.get("orders", {}) if self._changes else {}
-        now = self.net.orders
-        try:
-            self.net.reorder(
-                {name: [now[name].index(unit) for unit in order] for name, order in orders.items()}
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise FileError(f"{self.checkpoint} holds no valid orders: {error}") from error
+    def _save(self, loop: Loop, epoch: int, batch: int) -> None:
+        """Write the checkpoint: the next step is batch `batch` of epoch `epoch`."""
+        if loop.stage.executor is not None:
+            loop.stage.executor.write_back()
+        loop.check(epoch if batch else epoch - 1)
+        if self.checkpoint is None:
+            return
+        results = dict(self.history.results)
+        if loop.stage.alone is not None:
+            results["net"] = tensors_of(self.net.model)
+        if own := tensors_of(loop.extra):
+            results["extra"] = own
+        header = {
+            "facts": self.facts(),
+            "trained in": str(self.precise) if self._given is not None else None,
+            "log": self.log,
+            "orders": {name: list(order) for name, order in self.net.orders.items()},
+            **self.history.state,
+            **loop.state(epoch, batch),
+        }
+        Checkpoint(
+            header,
+            tensors_of(loop.target),
+            loop.optimizer.state_dict(),
+            loop.epoch_start,
+            RandomState.now(loop.generators),
+            results,
+        ).save(self.checkpoint)
+
+    def leave(self, loop: Loop, epoch: int, batch: int) -> NoReturn:
+        """Save, and end the training: the next step is batch `batch` of epoch `epoch`."""
+        self._save(loop, epoch, batch)
+        raise Interrupted(
+            f"training was stopped; resume=True goes on from {self.checkpoint}"
+            if self.checkpoint
+            else "training was stopped; nothing was saved, since there is no checkpoint="
+        )
 
     def _restore_precision(self, name: str | None) -> None:
         """Lay the weights out as the checkpoint's training has found good, if it says so."""
@@ -392,229 +380,3 @@ class Run:
     def calibration(self) -> Iterable[Any]:
         """Return the training batches to measure norm statistics on, the same after a resume."""
         return batches.at(self.train, self.epochs)
-
-
-class _Loop:
-    """The steps of one stage."""
-
-    def __init__(
-        self,
-        run: Run,
-        stage: int,
-        target: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        epochs: int,
-        extra: nn.Module | None = None,
-        data: Iterable[Any] | None = None,
-    ) -> None:
-        self.run = run
-        self.data = run.train if data is None else data
-        self.length = run.length if data is None else batches.length_of(data, "data=")
-        self.stage = stage
-        self.target = target
-        self.extra = nn.Module() if extra is None else extra
-        add_group(optimizer, self.extra)
-        self.optimizer = optimizer
-        self.steps = epochs * self.length
-        self.rates = [group["lr"] for group in optimizer.param_groups]
-        self.settings = optimizer_settings(optimizer)
-        self.losses: list[Tensor] = []
-        self.first_loss: float | None = None
-        self.executor: Executor | None = None
-        self.summed = True
-        self.resumed: Checkpoint | None = None
-        self.generators = generators_of(self.data)
-        self.epoch_start = RandomState.now(self.generators)
-        alone = None if target is run.net.model else target
-        self.passes = Compilation(run.backend, run.reporter.say, alone)
-        for module in (target, self.extra):
-            module.zero_grad(set_to_none=True)  # what earlier work has left
-
-    def restore(self, found: Checkpoint | None) -> tuple[int, int]:
-        """Return the epoch and the batch to go on with."""
-        if found is None or found.header["stage"] != self.stage:
-            return 0, 0
-        path = self.run.checkpoint
-        refuse_other(found.header["optimizer"], self.settings, path)
-        load_into(self.target, found.weights, path)
-        load_into(self.extra, found.results.pop("extra", {}), path)
-        load_optimizer(self.optimizer, found.optimizer, path)
-        written = set(found.header["gradients"])
-        for name, parameter in self._trained():
-            # An optimiser passes over a parameter without a gradient; not over one of zeros.
-            parameter.grad = torch.zeros_like(parameter) if name in written else None
-        self.passes.restore(found.header["compiled"])
-        epoch, batch = found.header["epoch"], found.header["batch"]
-        self.first_loss = found.header["first_loss"]
-        if batch:
-            self.resumed = found
-            self.epoch_start = found.epoch_start
-            self.losses = [torch.tensor(value) for value in found.header["losses"]]
-        else:
-            found.present.restore(self.generators)
-        return epoch, batch
-
-    def epoch(self, objective: Objective, epoch: int, start: int, stop: threading.Event) -> None:
-        """Make all steps of an epoch from batch `start` on."""
-        items = iter(self._data(epoch, start))
-        batch = start
-        while (item := self._next(items, epoch, batch, stop)) is not _END:
-            self._set_rates(epoch * self.length + batch)
-            self._step(objective, item, epoch)
-            self.run.reporter.advance()
-            batch += 1
-            if stop.is_set():
-                self._leave(epoch, batch)
-        if not self.losses:
-            raise DataError("train= yielded no batch in this epoch; it must be iterable again")
-
-    def _next(self, items: Iterator[Any], epoch: int, batch: int, stop: threading.Event) -> Any:
-        try:
-            return next(items, _END)
-        except Exception:
-            if stop.is_set():  # the same signal has ended the loader's workers
-                self._leave(epoch, batch)
-            raise
-
-    def _leave(self, epoch: int, batch: int) -> None:
-        self.save(epoch, batch)
-        kept = self.run.checkpoint
-        raise Interrupted(
-            f"training was stopped; resume=True goes on from {kept}"
-            if kept
-            else "training was stopped; nothing was saved, since there is no checkpoint="
-        )
-
-    def _data(self, epoch: int, start: int) -> Iterable[Any]:
-        """Return the batches of an epoch from `start` on, in the order of an unbroken run."""
-        resumed, self.resumed = self.resumed, None
-        if not start or resumed is None:
-            self.losses = []
-            self.epoch_start = RandomState.now(self.generators)
-            return batches.at(self.data, epoch)
-        if batches.starts_anywhere(self.data):
-            resumed.present.restore(self.generators)
-            return batches.at(self.data, epoch, start)
-        resumed.epoch_start.restore(self.generators)
-        items = iter(self.data)
-        for _ in range(start):
-            if next(items, _END) is _END:
-                raise DataError(
-                    f"train= yields fewer than the {start} batches that the checkpoint has seen of "
-                    "this epoch; resume with the same data"
-                )
-        resumed.present.restore(self.generators)
-        return items
-
-    def _step(self, objective: Objective, item: Any, epoch: int) -> None:
-        device = self.run.device
-        inputs, targets = batches.pair(item)
-        batches.check_finite(inputs)
-        inputs, targets = (batches.move(part, device) for part in (inputs, targets))
-        alone = None if self.target is self.run.net.model else self.target
-        self.run.settle(inputs, targets, alone if self.executor is None else self.executor.module)
-        precise = self.run.precise
-        inputs = batches.move(inputs, device, precise.memory_format)
-        losses = []
-        for subnet, loss in objective(self.run.net):
-            with (
-                batches.blamed("the model must accept the inputs of train=", inputs),
-                precise.autocast(device),
-            ):
-                outputs = in_float32(self.passes(subnet, inputs))
-            with batches.blamed(
-                "the loss must be one number for (outputs, targets): see loss=", outputs, targets
-            ):
-                value = loss(outputs, targets)
-                value.backward()  # type: ignore[no-untyped-call]
-            losses.append(value.detach())
-            if not self.summed:
-                self._update(losses[-1:], epoch)
-        if self.summed:
-            self._update(losses, epoch)
-        self.losses.append(losses[0])
-        if self.first_loss is None:
-            self.first_loss = float(losses[0])
-
-    def _update(self, losses: Sequence[Tensor], epoch: int) -> None:
-        if not bool(torch.isfinite(torch.stack(list(losses))).all()):
-            raise ModelError(self._diverged(f"the loss is {float(losses[0])}", epoch))
-        if self.executor is None:
-            self.optimizer.step()
-        else:
-            self.executor.step(self.optimizer)
-        self.optimizer.zero_grad(set_to_none=False)
-
-    def _set_rates(self, step: int) -> None:
-        self.run.done = step / self.steps
-        factor = cosine(step, self.steps)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
-
-    def _diverged(self, what: str, epoch: int) -> str:
-        kept = self.run.checkpoint
-        return (
-            f"training must converge, but {what} in epoch {epoch + 1}: it has diverged; lower "
-            "the learning rate (optimizer=)"
-            + (f"; {kept} holds the last good state" if kept and kept.exists() else "")
-        )
-
-    def mean_loss(self) -> float:
-        """Return the mean loss of the full net over the epoch so far."""
-        return float(torch.stack([loss.float().cpu() for loss in self.losses]).mean())
-
-    def check(self, epoch: int) -> None:
-        """Check that the training has not diverged, before it replaces a good checkpoint.
-
-        Raises:
-            ModelError: it has.
-        """
-        trained: list[Tensor] = [parameter for _, parameter in self._trained()]
-        trained += [b for name, b in self.target.named_buffers() if name in self.run.net.private]
-        if not all_finite(trained):
-            raise ModelError(self._diverged("the weights hold NaN or infinity", epoch))
-        if self.mean_loss() > HOPELESS * max(1.0, abs(self.first_loss or 0.0)):
-            raise ModelError(self._diverged(f"the loss is {self.mean_loss():.3g}", epoch))
-
-    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
-        yield from self.target.named_parameters()
-        yield from self.extra.named_parameters(prefix="extra/")
-
-    def save(self, epoch: int, batch: int) -> None:
-        """Write the checkpoint: the next step is batch `batch` of epoch `epoch`."""
-        run = self.run
-        if self.executor is not None:
-            self.executor.write_back()
-        self.check(epoch if batch else epoch - 1)
-        if run.checkpoint is None:
-            return
-        alone = self.target is not run.net.model
-        results = dict(run._results)
-        if alone:
-            results["net"] = tensors_of(run.net.model)
-        if own := tensors_of(self.extra):
-            results["extra"] = own
-        header = {
-            "facts": run.facts(),
-            "optimizer": self.settings,
-            "stage": self.stage,
-            "epoch": epoch,
-            "batch": batch,
-            "alone": alone,
-            "trained in": str(run.precise) if run._given is not None else None,
-            "compiled": self.passes.state,
-            "log": run.log,
-            "first_loss": self.first_loss,
-            "gradients": [n for n, p in self._trained() if p.grad is not None],
-            "orders": {name: list(order) for name, order in run.net.orders.items()},
-            "changes": run._changes,
-            "losses": [float(loss) for loss in self.losses] if batch else [],
-        }
-        Checkpoint(
-            header,
-            tensors_of(self.target),
-            self.optimizer.state_dict(),
-            self.epoch_start,
-            RandomState.now(self.generators),
-            results,
-        ).save(run.checkpoint)

@@ -192,10 +192,15 @@ def is_channels_last(tensors: Iterable[Tensor]) -> bool:
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Return whether no floating-point number among the tensors is NaN or infinite."""
-    return all(
-        bool(torch.isfinite(tensor).all()) for tensor in tensors if tensor.is_floating_point()
-    )
+    """Return whether no floating-point number among the tensors is NaN or infinite.
+
+    Each device is looked at once, for on a GPU every look waits.
+    """
+    flags: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            flags.setdefault(tensor.device, []).append(torch.isfinite(tensor).all())
+    return all(bool(torch.stack(found).all()) for found in flags.values())
 
 
 def _is_wide(tensor: Tensor) -> bool:

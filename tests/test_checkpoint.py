@@ -11,7 +11,8 @@ from nestling.checkpoint import Checkpoint, RandomState, generators_of, seed_all
 HEADER = {
     **{"facts": {}, "stage": 0, "epoch": 1, "batch": 0, "alone": False},
     **{"log": [], "losses": [], "optimizer": {}, "first_loss": 1.0},
-    "gradients": ["a"],
+    **{"gradients": ["a"], "compiled": {}, "stages": [{"batches": 3}], "changes": 0},
+    **{"orders": {}, "trained in": None},
 }
 
 
@@ -72,12 +73,36 @@ def test_a_checkpoint_comes_back(tmp_path, make):
 
 def test_files_that_are_no_checkpoints(tmp_path):
     path = tmp_path / "state"
-    for header in ({}, {"checkpoint": 2}, {"checkpoint": 1}, {"checkpoint": 1, "run": HEADER}):
+    for header in ({}, {"checkpoint": 3}, {"checkpoint": 2}, {"checkpoint": 2, "run": HEADER}):
         container.write(path, header, {})
         with pytest.raises(FileError, match="checkpoint"):
             Checkpoint.load(path)
     with pytest.raises(FileError):
         Checkpoint.load(tmp_path / "none")
+
+
+def test_a_checkpoint_of_an_earlier_version_says_what_to_do(tmp_path):
+    container.write(tmp_path / "state", {"checkpoint": 1, "run": HEADER}, {})
+    with pytest.raises(
+        FileError, match=r"version 2 \(it says 1\); start .* anew, or resume it with"
+    ):
+        Checkpoint.load(tmp_path / "state")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("stages", [3]), ("stages", {}), ("compiled", None), ("changes", "x"), ("orders", 3)],
+)
+def test_a_header_of_other_values_is_refused(tmp_path, key, value):
+    now = RandomState.now()
+    state = {"state": {}, "param_groups": []}
+    for header, fine in ((HEADER, True), ({**HEADER, key: value}, False)):
+        Checkpoint(header, {}, state, now, now).save(tmp_path / "state")
+        if fine:
+            Checkpoint.load(tmp_path / "state")
+        else:
+            with pytest.raises(FileError, match=f"no complete checkpoint.*'{key}'"):
+                Checkpoint.load(tmp_path / "state")
 
 
 def test_a_loaders_own_generators_come_back():

@@ -13,17 +13,19 @@ import pytest
 import torch
 import torch._dynamo
 import torch.nn.functional as F
+from functorch.compile import make_boxed_compiler
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 
 import nestling
-from nestling import ModelError, SpecError, Supernet, compilation, experiment, pack
+from nestling import FileError, ModelError, SpecError, Supernet, compilation, experiment, pack
+from nestling.binding import is_calibrated
 from nestling.compilation import Compilation, backend_of, check_compiler
 from nestling.experiment import Settings
 from nestling.interruption import Interrupted
 from nestling.methods.individual import individual
 from nestling.ownership import own_norms
 from nestling.runfolder import RunFolder
-from nestling.subnet import is_calibrated
 from nestling.training import Run
 
 GRAPHS = []
@@ -38,6 +40,14 @@ def counted(graph, inputs):
 @torch._dynamo.register_backend(name="broken")
 def broken(graph, inputs):
     raise RuntimeError("no compiler here")
+
+
+NOW = [0.0]  # seconds of processor time, where a test says so
+
+
+def aot_autograd_backend(compiler):
+    """Return a backend that lets a function make each graph, those of backward passes too."""
+    return aot_autograd(fw_compiler=make_boxed_compiler(compiler))
 
 
 @pytest.fixture(autouse=True)
@@ -251,6 +261,38 @@ def test_a_net_trained_alone_is_compiled(small):
     assert not eagerly(said)
 
 
+@torch._dynamo.register_backend(name="slow")
+@aot_autograd_backend
+def slow(graph, inputs):
+    NOW[0] += 100.0
+    return graph.forward
+
+
+def test_compiling_is_no_time_of_the_stage(small, monkeypatch):
+    """Forward and backward passes are compiled when they first run, whichever stage that is in."""
+    NOW[0] = 0.0
+    monkeypatch.setattr("time.process_time", lambda: NOW[0])
+    run, said = run_of(small, backend="slow", epochs=2)
+    begun = NOW[0]
+
+    def objective(net):
+        for subnet, loss in listed(1.0, 0.5)(net):
+            NOW[0] += 1.0
+            yield subnet, loss
+
+    run.train_stage(objective, name="joint")
+    assert not eagerly(said)
+    assert run.seconds["joint"] == 2 * 2 * len(small.batches())
+    assert run.seconds["compiling"] == 2 * 2 * 100  # two specs, forward and backward
+    assert sum(run.seconds.values()) == NOW[0] - begun
+
+
+def test_eager_runs_compile_nothing(small):
+    run, _ = run_of(small)
+    run.train_stage(listed(1.0, 0.5))
+    assert "compiling" not in run.seconds
+
+
 # -- what runs eagerly ------------------------------------------------------------------------
 
 
@@ -384,6 +426,12 @@ def test_a_failure_is_remembered():
     net = Supernet(nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2)), torch.randn(2, 3))
     first(net.pooled(net.space.full), torch.randn(2, 3))
     assert not GRAPHS
+
+
+@pytest.mark.parametrize("state", [{}, {"shape": "", "failure": "", "specs": [3]}])
+def test_a_state_that_is_none_is_refused(state):
+    with pytest.raises(FileError, match="what is compiled"):
+        Compilation("counted", print).restore(state)
 
 
 def test_a_run_is_resumed_with_its_own_compiler(small, tmp_path):

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nestling
 from nestling import models, testing
+from nestling.binding import is_calibrated
 from nestling.errors import SpecError, UncalibratedWarning
 
 _path = Path(__file__).parent / "axes" / "residual_nets.py"
@@ -154,7 +155,7 @@ def test_recalibration_touches_what_is_there():
     subnet = net.subnet(narrow(net))
     before = {n: b.clone() for n, b in net.model.named_buffers()}
     net.recalibrate(subnet, [example(nets.IMAGE, seed) for seed in range(3)])
-    assert nestling.subnet.is_calibrated(subnet)
+    assert is_calibrated(subnet)
     for n, buffer in net.model.named_buffers():
         assert torch.equal(buffer, before[n])
     hand = nestling.pack(net.subnet(narrow(net))).train()

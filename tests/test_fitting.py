@@ -73,6 +73,16 @@ def test_no_epochs_gives_the_menu_of_the_untrained_net(small, same):
     assert len(fit(plain, [], epochs=0)) >= 3
 
 
+@quick
+def test_a_menu_says_when_its_accuracies_have_chosen_it(small):
+    val, other = small.batches(16), small.batches(8)
+    options = {"method": "progressive", "epochs": 0, "rank_by": None, "search": "uniform"}
+    menu = fit(small.supernet(), small.batches(), val, **options)
+    assert menu.facts["chosen on"] == "the held-out batches"
+    menu = fit(small.supernet(), small.batches(), val, held_out=other, **options)
+    assert "chosen on" not in menu.facts
+
+
 def _precision(menu):
     return {"precision": menu.facts["precision"]}
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from nestling import ModelError, SpecError
+from nestling.binding import binding
 from nestling.joint import Joint, check_start, weights_of
-from nestling.subnet import binding
 from nestling.training import Run
 from nestling.weights import cloned, tensors_of
 
@@ -56,9 +56,8 @@ def test_all_learn_the_labels_first_and_then_the_full_net(small):
     seen.clear()
     Joint(draw=0, labels_first=0.0, distill=distill).train(run_of(small, loss=loss), listing(run))
     assert seen == ["labels", "full net"] * 6
-    seen.clear()
-    Joint(draw=0, labels_first=0.5).train(run_of(small, loss=loss), listing(run))
-    assert seen == ["labels"] * 12  # a loss of one's own, and nothing to distil with
+    with pytest.raises(ModelError, match=r"labels_first=0.5 lets subnets .* give distill= too"):
+        Joint(draw=0, labels_first=0.5).train(run_of(small, loss=loss), listing(run))
 
 
 def test_without_a_share_labels_teach_throughout_or_in_the_first_half(small):

@@ -10,11 +10,11 @@ from torch import nn
 
 import nestling
 from nestling import SpecError, pack
+from nestling.binding import binding
 from nestling.costs.latency import Ratio
 from nestling.menu import menu_of
 from nestling.narrowing import Comparison, Narrowing
 from nestling.ownership import own_norms, take
-from nestling.subnet import binding
 from nestling.weights import cloned, tensors_of
 
 GATHERED = pytest.mark.parametrize("kind", ["ConvNet", "Dense"])  # norms are views, or gathered
@@ -202,12 +202,35 @@ def test_copies_and_states_hold_them(net, small):
     assert copy.deepcopy(net).subnet(half(net)).norm1.weight.equal(net.model.norm1.weight[:4])
 
 
-def test_absorbing_a_packed_copy_makes_its_norms_the_shared_ones(net, small):
+@GATHERED
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, pack, nn.DataParallel])
+def test_absorbing_a_packed_copy_leaves_them_to_the_subnet(small, kind, again):
+    net = small.supernet(small.seeded(getattr(small, kind)))
     subnet = net.subnet(half(net))
     own = shaken(subnet)
     packed = pack(subnet).eval()
-    absorbed = net.absorb(half(net), packed).eval()
+    with torch.no_grad():
+        for parameter in packed.parameters():  # as if it had been tuned
+            parameter.mul_(1.5)
+    before = cloned(dict(net.named_parameters()))
+    absorbed = net.absorb(half(net), again(packed)).eval()
     assert torch.equal(absorbed(pictures(small)), packed(pictures(small)))
+    assert binding(absorbed).own.keys() == own.keys()
+    for name, tuned in packed.named_parameters():
+        assert torch.equal(absorbed.get_parameter(name), tuned)
+    for name, parameter in net.named_parameters():
+        assert torch.equal(before[name], parameter) == (name in own), name
+    absorbed.train()(pictures(small)).sum().backward()
+    shared = dict(net.named_parameters())
+    assert {name for name in shared if shared[name].grad is None} == own.keys()
+
+
+def test_what_knows_nothing_of_own_norms_is_absorbed_whole(net, small):
+    subnet = net.subnet(half(net))
+    own = shaken(subnet)
+    plain = pack(net.subnet(half(net)))
+    plain.load_state_dict(subnet.state_dict())
+    absorbed = net.absorb(half(net), plain)
     assert torch.equal(net.model.norm1.weight[:4], own["norm1.weight"])
     assert not binding(absorbed).own
 

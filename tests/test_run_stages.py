@@ -7,13 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from nestling import DataError, FileError, container, rankers
+from nestling import DataError, FileError, ModelError, container, finiteness, rankers
+from nestling.checkpoint import Checkpoint
 from nestling.interruption import Interrupted
 from nestling.optimizers import add_group
 from nestling.supernet import rearranged
 from nestling.training import Run
-from nestling.weights import tensors_of
+from nestling.weights import all_finite, cloned, tensors_of
 
 EPOCHS = 2
 STEPS = {"l1": 0, "noise": 6, "lasso": 6}  # that the ranker makes in 2 epochs of 3 batches
@@ -222,7 +224,7 @@ def test_data_of_a_stage_is_checked(small):
 
 def test_processor_time_is_counted_by_stage(small, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("nestling.training.time.process_time", lambda: now[0])
+    monkeypatch.setattr("time.process_time", lambda: now[0])
     _, run = start(small, None, "l1", sgd)
 
     def objective(own):
@@ -258,3 +260,177 @@ def test_whether_a_run_is_resumed(small, tmp_path):
     assert run.resumed
     run.train_stage(lambda own: full(own, run.loss))
     assert len(run.log) == EPOCHS
+
+
+# -- what a resumed run must share ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kill", [2, 5], ids=["in that stage", "in the next"])
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"data": 64}, r"batches=3 \(now 4\), steps=3 \(now 4\) in its stage 1"),
+        ({"epochs": 2}, r"made with steps=3 \(now 6\) in its stage 1"),
+    ],
+)
+def test_other_data_or_epochs_of_a_stage_are_refused(small, same, tmp_path, kill, other, named):
+    """Its learning rates, and where it stands, would be others."""
+    path = tmp_path / "state"
+
+    def train(net, run, data=48, epochs=1):
+        run.train_stage(lambda own: full(own, run.loss), data=small.loader(data), epochs=epochs)
+        run.train_stage(lambda own: full(own, run.loss))
+
+    with pytest.raises(Interrupted):
+        train(*start(small, path, "l1", sgd, kill))
+    kept = path.read_bytes()
+    net, run = start(small, path, "l1", sgd)
+    run.resume()
+    weights = cloned(tensors_of(net.model))
+    with pytest.raises(FileError, match=named):
+        train(net, run, **other)
+    assert same(tensors_of(net.model), weights)
+    assert path.read_bytes() == kept
+    net, run = start(small, path, "l1", sgd)
+    run.resume()
+    train(net, run)
+    assert len(run.log) == 3
+
+
+def test_a_stage_alone_before_one_of_the_net_leaves_the_same_bytes(small, same, tmp_path):
+    """The net's own weights are in the checkpoint while another module trains, then no more."""
+
+    def train(path, kill=None, resume=False):
+        net, run = start(small, path, "l1", sgd, kill)
+        module = small.seeded(small.ConvNet)
+        if resume:
+            run.resume()
+
+        def alone(own):
+            yield module.train(), run.loss
+
+        run.train_stage(alone, alone=module)
+        run.train_stage(lambda own: full(own, run.loss))
+        return net, module
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(tmp_path / "state", kill=4)
+    found = train(tmp_path / "state", resume=True)
+    for one, other in zip(found, whole, strict=True):
+        assert same(one.state_dict(), other.state_dict())
+    assert (tmp_path / "state").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+# -- on a GPU, where a look at a number waits -----------------------------------------------------
+
+
+class Looks(TorchDispatchMode):
+    """Counts how often Python looks at the number in a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def behind(monkeypatch):
+    monkeypatch.setattr(finiteness, "runs_behind", lambda device: True)
+
+
+def looks(small, run, data):
+    def two(own):
+        for width in (1.0, 0.5):
+            yield own.pooled(own.space.spec(width=width)).train(), F.cross_entropy
+
+    with Looks() as looked:
+        run.train_stage(two, data=data, epochs=1, summed=False)
+    return looked.count
+
+
+def test_the_number_of_looks_does_not_grow_with_the_steps(small, same, behind, monkeypatch):
+    def grown():
+        nets, counts = [], []
+        for times in (1, 4):
+            net, run = start(small, None, "l1", sgd)
+            run.settle(*small.batches()[0])
+            counts.append(looks(small, run, small.batches() * times))
+            nets.append(net)
+        return counts[1] - counts[0], nets[1]
+
+    more, net = grown()
+    assert more == 0
+    monkeypatch.setattr(finiteness, "EVERY", 2)
+    assert grown()[0] == 0  # a look at all flags together is a copy
+    monkeypatch.undo()
+    more, other = grown()
+    assert more == 9 * 3  # the inputs and the two losses of nine more steps
+    assert same(net.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize(("every", "steps"), [(2, 4), (100, 6)])
+def test_bad_inputs_are_seen_later_and_before_anything_is_saved(
+    small, behind, tmp_path, monkeypatch, every, steps
+):
+    monkeypatch.setattr(finiteness, "EVERY", every)
+    _, run = start(small, tmp_path / "state", "l1", sgd)
+    data = small.batches() * 2
+    images, labels = data[2]
+    data[2] = (images.clone().fill_(float("nan")), labels)
+    made = []
+
+    def objective(own):
+        made.append(None)
+        return full(own, lambda outputs, targets: outputs.mean())
+
+    with pytest.raises(DataError, match=r"batch of shape \(16, 1, 8, 8\) holds NaN .* spoilt"):
+        run.train_stage(objective, data=data)
+    assert len(made) == steps
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_loss_that_is_not_finite_is_seen_before_a_stop_is_saved(small, behind, tmp_path):
+    path = tmp_path / "state"
+    _, run = start(small, path, "l1", sgd)
+    calls = []
+
+    def loss(outputs, targets):
+        calls.append(None)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return F.cross_entropy(outputs, targets) * (float("inf") if len(calls) == 4 else 1)
+
+    with pytest.raises(ModelError, match=r"the loss is inf in epoch 2.*last good state.*every"):
+        run.train_stage(lambda own: full(own, loss))
+    found = Checkpoint.load(path)
+    assert (found.header["epoch"], found.header["batch"]) == (1, 0)
+    assert all_finite(found.weights.values())
+
+
+def test_losses_of_an_interrupted_epoch_come_back_exactly(small, tmp_path):
+    """Those of float64 too: the mean of the epoch is that of an unbroken run."""
+
+    def train(path, kill=None, resume=False):
+        _, run = start(small, path, "l1", sgd)
+        calls = []
+
+        def loss(outputs, targets):
+            calls.append(None)
+            if len(calls) == kill:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return F.cross_entropy(outputs.double(), targets)
+
+        if resume:
+            run.resume()
+        run.train_stage(lambda own: full(own, loss), epochs=1)
+
+    train(tmp_path / "whole")
+    for kill, resume in ((1, False), (1, True)):
+        with pytest.raises(Interrupted):
+            train(tmp_path / "state", kill, resume)
+    train(tmp_path / "state", resume=True)
+    assert (tmp_path / "state").read_bytes() == (tmp_path / "whole").read_bytes()

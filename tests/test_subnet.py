@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils import _pytree  # noqa: F401  (loaded before threads start)
 
 from nestling import ModelError, SpecError, Supernet, models, pack
-from nestling.subnet import binding
+from nestling.binding import binding
 
 
 class Mixed(nn.Module):

@@ -13,8 +13,8 @@ from torch import nn
 
 import nestling
 from nestling import ModelError, SpecError, Supernet, UncalibratedWarning, models, pack
+from nestling.binding import binding, is_calibrated
 from nestling.cut import Cut
-from nestling.subnet import binding, is_calibrated
 from nestling.supernet import rearranged
 from nestling.testing import check_full, check_isolation, check_masked, check_order, check_supernet
 from nestling.weights import tensors_of

@@ -18,7 +18,8 @@ import nestling
 from nestling import DataError, FileError, ModelError, container
 from nestling.checkpoint import Checkpoint
 from nestling.interruption import Interrupted
-from nestling.training import Run, cosine, default_optimizer
+from nestling.optimizers import cosine, default_optimizer
+from nestling.training import Run
 from nestling.weights import cloned, tensors_of
 
 pytestmark = pytest.mark.usefixtures("unmeasured")
@@ -267,7 +268,7 @@ def test_a_damaged_checkpoint_is_refused(small, tmp_path, unbroken):
         with pytest.raises(FileError, match="no complete checkpoint"):
             small.train("list-dropout", state, resume=True)
     container.write(state, {**header, "checkpoint": 99}, tensors)
-    with pytest.raises(FileError, match="version 1"):
+    with pytest.raises(FileError, match="version 2"):
         small.train("list-dropout", state, resume=True)
     bad = {**tensors, "random/now/torch": torch.zeros(3, dtype=torch.uint8)}
     container.write(state, header, bad)

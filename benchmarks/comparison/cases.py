@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatch
 from typing import Any
 
 from comparison.protocols import BUDGETS, Protocol
-from nestling.errors import ModelError, did_you_mean
+from nestling.errors import FileError, ModelError, did_you_mean
 
 OURS, BASELINE, PLAIN = "progressive", "uniform", "plain"
 LONG, BUNDLE = "uniform, equal compute", "bundle"
+UPDATES = 4  # optimiser steps a batch of "progressive" and "uniform": one after each pass
+CONTROL = "four steps a batch"
 UNIFORM_SHAPE = "a uniform width"
 PROJECTED = {"shortcut": "projection"}  # an argument of the residual nets' builders
 DENSE = tuple(round(1 - number / 40, 3) for number in range(37))  # 1.0, 0.975 ... 0.1
@@ -49,6 +51,8 @@ class Case:
         arguments: of the net's builder, where they are other ones.
         equals: labels of the cases that train the same nets, where this one trains for as many
             epochs as cost as much as all of "progressive".
+        lr: its learning rate, over the protocol's.
+        steps: optimiser steps a batch of a net that is trained alone, each on the same batch.
     """
 
     label: str
@@ -59,6 +63,24 @@ class Case:
     shapes: tuple[Shape, ...] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
     equals: tuple[str, ...] = ()
+    lr: float = 1.0
+    steps: int = 1
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> Case:
+        """Return the case that a file tells; what it does not tell is as ever.
+
+        Raises:
+            FileError: it tells what this version does not know.
+        """
+        unknown = set(found) - {each.name for each in fields(cls)}
+        if unknown:
+            raise FileError(
+                f"the case {found.get('label')!r} has settings that this version does not know, "
+                f"{', '.join(sorted(unknown))}; read it with the version that has made it"
+            )
+        shapes = tuple(Shape(**each) for each in found["shapes"])
+        return cls(**{**found, "shapes": shapes, "equals": tuple(found["equals"])})
 
     @property
     def name(self) -> str:
@@ -78,6 +100,15 @@ def alone_label(shape: Shape) -> str:
     """Return the label of a net that is trained alone at a shape."""
     of = "uniform" if shape.of == UNIFORM_SHAPE else shape.of
     return PLAIN if shape.share == 1 else f"alone {of} {100 * shape.share:g}"
+
+
+def control_label(shape: Shape) -> str:
+    """Return the label of a net alone that makes several optimiser steps a batch.
+
+    Patterns such as "alone uniform*" shall not take these four times as long trainings along.
+    """
+    alone = alone_label(shape)
+    return f"{alone}, {CONTROL}" if shape.share == 1 else f"{CONTROL}, {alone}"
 
 
 def cases(of: Protocol) -> list[Case]:
@@ -161,10 +192,12 @@ BASELINE_VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "steps": VARIANTS["steps"],
     "draws": {"1 random width": {"random": 1}, "4 random widths": {"random": 4}},
 }
+RATES: dict[str, dict[str, Any]] = {"": {}, ", one step for all passes": {"summed": True}}
+LOWER = 0.3  # of the learning rate: what a step for all passes may want, for it sums gradients
 
 
 def ablations(of: Protocol, seed: int) -> list[Case]:
-    """Return "progressive" and "uniform" with one thing changed at a time."""
+    """Return "progressive" and "uniform" with one thing changed at a time, and controls."""
     found = []
     for label, method, own, varied in (
         (OURS, "progressive", {"fractions": list(DENSE)}, VARIANTS),
@@ -175,13 +208,34 @@ def ablations(of: Protocol, seed: int) -> list[Case]:
             for group, variants in varied.items()
             for words, options in variants.items()
         ]
+        found += [
+            Case(
+                f"{label}{words}, lr x {LOWER:g}",
+                *(method, {**own, **options}, seed, "learning rate"),
+                lr=LOWER,
+            )
+            for words, options in RATES.items()
+        ]
         if of.net.startswith("resnet"):
             words = f"{label}, projected shortcuts"
             found.append(Case(words, method, own, seed, "shortcuts", arguments=PROJECTED))
     if of.net.startswith("resnet"):
         words = f"{PLAIN}, projected shortcuts"
         found.append(_plain(seed, words, group="shortcuts", arguments=PROJECTED))
-    return found
+    return found + _controls(seed)
+
+
+def _controls(seed: int) -> list[Case]:
+    """Return nets alone that make as many optimiser steps a batch as those trained together."""
+    shapes = [Shape(by, share) for by in (UNIFORM_SHAPE, OURS) for share in BUDGETS]
+    return [
+        Case(
+            *(control_label(shape), "individual", {}, seed, "updates"),
+            shapes=(shape,),
+            steps=UPDATES,
+        )
+        for shape in (Shape(UNIFORM_SHAPE, 1.0), *shapes)
+    ]
 
 
 # -- choosing cases ------------------------------------------------------------------------------

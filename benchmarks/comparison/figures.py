@@ -2,6 +2,7 @@
 
 Nothing is interpolated: at a budget a method has its most accurate subnet that costs no more. Which
 one that is, held-out accuracy tells, or else size; the test accuracy of that one is the figure.
+Which variant of a method is better, held-out accuracy tells too: `on="held_out"`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from comparison.cases import BASELINE as BASE
-from comparison.cases import BUNDLE, LONG, OURS, PLAIN, UNIFORM_SHAPE, Shape, alone_label
+from comparison.cases import (
+    BUNDLE,
+    LONG,
+    OURS,
+    PLAIN,
+    UNIFORM_SHAPE,
+    Shape,
+    alone_label,
+    control_label,
+)
 from comparison.protocols import BUDGETS
 from comparison.results import Result, Row
 from nestling.report.seeds import Summary, summarize
 
 COSTS = ("macs", "params", "latency")
+TEST, HELD_OUT = "test", "held_out"  # pictures that a figure is of
 POINTS = 100  # percentage points in an accuracy of 1
 
 Latencies = Mapping[tuple[int, ...], float]
@@ -45,7 +56,9 @@ class Comparison:
 
     # -- choosing -----------------------------------------------------------------------------
 
-    def at(self, label: str, seed: int, budget: float, cost: str = "macs") -> Row | None:
+    def at(
+        self, label: str, seed: int, budget: float, cost: str = "macs", on: str = TEST
+    ) -> Row | None:
         """Return the subnet that a method has at a budget; None if it has none, or costs miss.
 
         Args:
@@ -53,6 +66,7 @@ class Comparison:
             seed: of the case.
             budget: share of the full net's cost; 1 is the full net itself.
             cost: one of `COSTS`.
+            on: what the figure is of that the subnet is chosen for: `TEST` or `HELD_OUT` pictures.
         """
         result = self.results[label, seed]
         if budget >= 1:
@@ -66,7 +80,7 @@ class Comparison:
                 return None
             if share <= budget:
                 within.append(row)
-        return max(within, key=self._worth(result), default=None)
+        return max(within, key=self._worth(result, on), default=None)
 
     def _price(self, result: Result, cost: str) -> Callable[[Row], float | None]:
         if cost == "latency":
@@ -74,12 +88,13 @@ class Comparison:
         full = result.content["full"][cost]
         return lambda row: getattr(row, cost) / full
 
-    def _worth(self, result: Result) -> Callable[[Row], tuple[float, ...]]:
+    def _worth(self, result: Result, on: str) -> Callable[[Row], tuple[float, ...]]:
         """Return what the best of several subnets has most of.
 
-        The uniform baseline has its best width by the test pictures themselves, which favours it.
+        The uniform baseline has its best width by the test pictures themselves, which favours it;
+        but for figures of held-out pictures by these.
         """
-        if result.case.method == "uniform":
+        if result.case.method == "uniform" and on == TEST:
             return lambda row: (row.test, -row.macs)
         if all(row.held_out is not None for row in result.rows):
             return lambda row: (row.held_out or 0.0, -row.macs)
@@ -88,29 +103,54 @@ class Comparison:
     # -- differences --------------------------------------------------------------------------
 
     def accuracy(self, label: str, budget: float, cost: str = "macs") -> Summary | None:
-        """Return the test accuracy of a method at a budget, over its seeds."""
+        """Return the test accuracy of a method at a budget, over its seeds: what tables and
+        pictures show.
+        """
         rows = [self.at(label, seed, budget, cost) for seed in self.seeds(label)]
         reached = [row.test for row in rows if row is not None]
         return summarize(reached) if reached and len(reached) == len(rows) else None
 
     def gain(
-        self, label: str, other: str, budgets: Sequence[float] = BUDGETS, cost: str = "macs"
+        self,
+        label: str,
+        other: str,
+        budgets: Sequence[float] = BUDGETS,
+        cost: str = "macs",
+        on: str = TEST,
     ) -> Summary | None:
-        """Return by how many points a method is ahead of another: mean over budgets, by seed."""
+        """Return by how many points a method is ahead of another: mean over budgets, by seed.
+
+        Args:
+            label: of the one.
+            other: label of the other one.
+            budgets: shares of the full net's cost.
+            cost: one of `COSTS`.
+            on: pictures that the accuracies are of, `TEST` or `HELD_OUT`.
+        """
         found = []
         for seed in self.seeds(label, other):
-            pairs = [
-                (self.at(label, seed, b, cost), self.at(other, seed, b, cost)) for b in budgets
+            figures = [
+                [None if row is None else getattr(row, on) for row in pair]
+                for pair in (
+                    (self.at(label, seed, b, cost, on), self.at(other, seed, b, cost, on))
+                    for b in budgets
+                )
             ]
-            if any(ours is None or theirs is None for ours, theirs in pairs):
+            if any(figure is None for pair in figures for figure in pair):
                 return None
-            found.append(POINTS * _mean(ours.test - theirs.test for ours, theirs in pairs))
+            found.append(POINTS * _mean(ours - theirs for ours, theirs in figures))
         return summarize(found) if found else None
 
-    def against_alone(self, label: str, share: float) -> Summary | None:
-        """Return by how many points a subnet is ahead of the same shape trained alone, by seed."""
-        of = UNIFORM_SHAPE if label == BASE else label
-        alone = alone_label(Shape(of, share))
+    def against_alone(self, label: str, share: float, *, control: bool = False) -> Summary | None:
+        """Return by how many points a subnet is ahead of the same shape trained alone, by seed.
+
+        Args:
+            label: of the method.
+            share: of the full net's MACs.
+            control: whether the net alone makes as many optimiser steps a batch.
+        """
+        shape = Shape(UNIFORM_SHAPE if label == BASE else label, share)
+        alone = control_label(shape) if control else alone_label(shape)
         found = []
         for seed in self.seeds(label, alone):
             (row,) = self.results[alone, seed].rows

@@ -33,7 +33,8 @@ def draw(folder: Path, to: Path) -> list[Path]:
     drawn: list[Path] = []
     for name, group in results.groups(folder).items():
         found = Comparison(group, latencies.read(folder / name)[0])
-        drawn.append(_methods(found, to / f"{name}-methods.png"))
+        picture = _methods(found, to / f"{name}-methods.png")
+        drawn += [picture] if picture else []
         if found.seeds(OURS):
             drawn += _found(found, folder / name, to / name)
     container.write_json(to / SOURCES, digests(folder))
@@ -53,26 +54,22 @@ def stale(folder: Path, to: Path) -> list[str]:
     return sorted(name for name in {*drawn, *now} if drawn.get(name) != now.get(name))
 
 
-def _methods(found: Comparison, path: Path) -> Path:
-    """Draw the accuracy of each method at matched MACs, with the spread over seeds."""
+def _methods(found: Comparison, path: Path) -> Path | None:
+    """Draw the accuracies at matched MACs that the tables have; None if there are none."""
     first = next(iter(found.results.values()))
     full = first.content["full"]["macs"]
+    wanted = [(label, label, share) for label in DRAWN for share in BETWEEN]
+    alone = {share: alone_label(Shape(OURS, share)) for share in BUDGETS}
+    if all(label in found.labels for label in alone.values()):
+        wanted += [(ALONE, label, share) for share, label in alone.items()]
+    wanted.append((PLAIN, PLAIN, 1.0))
     points = []
-    for label in (label for label in DRAWN if label in found.labels):
-        for seed in found.seeds(label):
-            for share in BETWEEN:
-                row = found.at(label, seed, share)
-                if row is not None:
-                    points.append(report.Result(label, seed, share * full, row.test))
-    alone = [alone_label(Shape(OURS, share)) for share in BUDGETS]
-    if all(label in found.labels for label in alone):
-        for share, label in zip(BUDGETS, alone, strict=True):
-            points += [
-                report.Result(ALONE, seed, share * full, found[label, seed].rows[0].test)
-                for seed in found.seeds(*alone)
-            ]
-    for seed in found.seeds(PLAIN):
-        points.append(report.Result(PLAIN, seed, full, found[PLAIN, seed].rows[0].test))
+    for name, label, share in wanted:
+        accuracy = found.accuracy(label, share)
+        if accuracy is not None:
+            points.append(report.Point(name, share * full, accuracy))
+    if not points:
+        return None
     return report.comparison(
         points, path, title=title(found.settings), metric="test accuracy", whole=full
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 import subprocess
@@ -19,15 +20,16 @@ from typing import Any
 
 import torch
 
-from comparison.cases import Case, Shape
+from comparison.cases import Case
 from comparison.protocols import Protocol
-from nestling import container
+from nestling import container, methods
 from nestling.checkpoint import differing
 from nestling.errors import FileError
 from nestling.profile import machine
 
 KEPT = Path(__file__).resolve().parent.parent / "results" / "accuracy"
 FORMAT = 1
+COMPILING = "compiling"  # the part of the seconds that belongs to no stage
 LIBRARIES = ("torch", "numpy", "nestling")
 
 
@@ -61,10 +63,7 @@ class Result:
     @cached_property
     def case(self) -> Case:
         """What was trained."""
-        found = dict(self.content["case"])
-        found["shapes"] = tuple(Shape(**each) for each in found["shapes"])
-        found["equals"] = tuple(found["equals"])
-        return Case(**found)
+        return Case.of(self.content["case"])
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -91,6 +90,11 @@ class Result:
         return found
 
     @property
+    def spent(self) -> float:
+        """Processor seconds of the training, without those of the compiler: a cache saves these."""
+        return sum(value for name, value in self.seconds.items() if name != COMPILING)
+
+    @property
     def complete(self) -> bool:
         """Whether the seconds are all that were spent; a killed process takes its own along."""
         return bool(self.content["seconds_complete"])
@@ -101,31 +105,62 @@ class Result:
         return int(self.content["epochs"])
 
     @property
-    def processor(self) -> str:
-        """What its seconds belong to."""
-        where = self.content["machine"]
-        return str(where.get("gpu") or where["processor"])
+    def processors(self) -> set[str]:
+        """What its seconds belong to: more than one where it was moved to another machine."""
+        return {
+            processor_of(each["machine"]) for each in self.content.get("pieces", [self.content])
+        }
+
+    @property
+    def commits(self) -> set[str]:
+        """Under which commits it was trained and scored."""
+        return {str(each["commit"]) for each in self.content.get("pieces", [self.content])}
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps a batch, of the joint training where there is one."""
+        case = self.case
+        if case.method == "individual":
+            return case.steps
+        known = inspect.signature(methods.find(case.method)).parameters
+        options = {**{name: each.default for name, each in known.items()}, **case.options}
+        if options["summed"]:
+            return 1
+        drawn = options.get("random", options.get("draw"))
+        return len(self.rows) if drawn is None else 2 + int(drawn)
 
     def spec(self, row: Row) -> dict[str, int]:
         """Return the counts of a subnet by axis name."""
         return dict(zip(self.content["axes"], row.counts, strict=True))
 
 
-def content_of(of: Protocol, case: Case, **facts: Any) -> dict[str, Any]:
+def processor_of(machine: Mapping[str, Any]) -> str:
+    """Return what a machine computes with."""
+    return str(machine.get("gpu") or machine["processor"])
+
+
+def piece() -> dict[str, Any]:
+    """Return under what a piece of a training runs: commit, versions, machine."""
+    return {"commit": commit(), "versions": versions(), "machine": machine()}
+
+
+def content_of(
+    of: Protocol, case: Case, pieces: Sequence[Mapping[str, Any]], **facts: Any
+) -> dict[str, Any]:
     """Return what the file of a case holds.
 
     Args:
         of: the protocol.
         case: what was trained.
+        pieces: what it was trained and scored under, see `piece`: the first is where it began.
         **facts: what the trial has found: epochs, seconds, axes, subnets and so on.
     """
     return {
         "format": FORMAT,
         "protocol": of.settings(),
         "case": asdict(case),
-        "machine": machine(),
-        "versions": versions(),
-        "commit": commit(),
+        **pieces[0],
+        "pieces": list(pieces),
         **facts,
     }
 
@@ -161,16 +196,26 @@ def find(of: Protocol, case: Case, folder: Path = KEPT) -> Result | None:
     if not path.exists():
         return None
     found = read(path)
-    mine = json.loads(json.dumps({"protocol": of.settings(), "case": asdict(case)}))
-    different = [
-        line for part in ("protocol", "case") for line in differing(found.content[part], mine[part])
-    ]
+    different = other_than(found.content, of, case)
     if different:
         raise FileError(
             f"{path} was made with {', '.join(different)}; keep other settings apart with "
             "--results, or remove it"
         )
     return found
+
+
+def other_than(found: Mapping[str, Any], of: Protocol, case: Case) -> list[str]:
+    """Return in words how the settings that a file tells differ from a protocol's and a case's.
+
+    Args:
+        found: the content of the file.
+        of: the protocol.
+        case: of the protocol.
+    """
+    theirs = [found["protocol"], json.loads(json.dumps(asdict(Case.of(found["case"]))))]
+    mine = json.loads(json.dumps([of.settings(), asdict(case)]))
+    return [line for each, own in zip(theirs, mine, strict=True) for line in differing(each, own)]
 
 
 def place(of: Protocol, case: Case, folder: Path = KEPT) -> Path:
@@ -235,7 +280,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Return the commit that is measured, marked when files differ from it.
+    """Return the commit that is measured, with a digest of the changes where files differ from it.
 
     In a copy without its history the environment variable NESTLING_COMMIT tells it.
     """
@@ -253,8 +298,15 @@ def commit() -> str:
             return ""
         return done.stdout.strip()
 
-    changed = git("status", "--porcelain", "--", "../../nestling", ".")
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if changed else "")
+    code = ("../../nestling", ".")
+    told = git("rev-parse", "--short", "HEAD")
+    if not told:
+        return "unknown"
+    changed = git("diff", "HEAD", "--", *code).encode()
+    added = git("ls-files", "-z", "--others", "--exclude-standard", "--", *code)
+    for name in filter(None, added.split("\0")):
+        changed += name.encode() + (folder / name).read_bytes()
+    return f"{told} with changes {hashlib.sha256(changed).hexdigest()[:7]}" if changed else told
 
 
 def digest(results: Iterable[Result]) -> str:

@@ -7,8 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from comparison import latencies, results, steps
-from comparison.cases import BASELINE, BUNDLE, LONG, OURS, PLAIN
-from comparison.figures import COSTS, Comparison
+from comparison.cases import (
+    BASELINE,
+    BUNDLE,
+    CONTROL,
+    LONG,
+    OURS,
+    PLAIN,
+    UNIFORM_SHAPE,
+    Case,
+    Shape,
+    alone_label,
+    control_label,
+)
+from comparison.figures import COSTS, HELD_OUT, Comparison
 from comparison.protocols import BUDGETS
 from comparison.results import Result
 from nestling.report.seeds import Summary
@@ -77,8 +89,10 @@ def conditions(group: Sequence[Result], where: Mapping[str, Any]) -> str:
         else f"subnets are chosen on {s['held_out']:,} others of the training set"
     )
     seeds = sorted({each.case.seed for each in group})
-    machines = sorted({f"{r.processor}, torch {r.content['machine']['torch']}" for r in group})
-    commits = sorted({r.content["commit"] for r in group})
+    machines = sorted(
+        {f"{p}, torch {r.content['machine']['torch']}" for r in group for p in r.processors}
+    )
+    commits = sorted(set[str]().union(*(r.commits for r in group)))
     epochs = "1 epoch" if s["epochs"] == 1 else f"{s['epochs']} epochs"
     compiled = ", compiled steps" if s["compiled"] else ""
     lines = [
@@ -86,7 +100,8 @@ def conditions(group: Sequence[Result], where: Mapping[str, Any]) -> str:
         f"SGD with Nesterov momentum 0.9, learning rate {s['lr']:g} (warm-up, half "
         f"cosine), {group[0].content['trained_in']}{compiled}; seeds {_listed(seeds)}. "
         f"{'; '.join(machines)}, {s['threads']} thread{'s' * (s['threads'] > 1)}; "
-        f"commit {_listed(commits)}."
+        f"commit {_listed(commits)}.",
+        updates(group),
     ]
     if where:
         machine = where["machine"]
@@ -96,6 +111,19 @@ def conditions(group: Sequence[Result], where: Mapping[str, Any]) -> str:
             f"{where['full_ms']:.2f} ms."
         )
     return " ".join(lines)
+
+
+def updates(group: Sequence[Result]) -> str:
+    """Return how many optimiser steps each main method makes for a batch, in words."""
+    by_number: dict[int, dict[str, None]] = {}
+    for each in group:
+        if each.case.group == "main":
+            name = "nets alone" if each.case.method == "individual" else each.case.label
+            by_number.setdefault(each.updates, {})[name] = None
+    told = [
+        f"{number} ({', '.join(sorted(labels))})" for number, labels in sorted(by_number.items())
+    ]
+    return f"Updates of the weights for a batch: {', '.join(told)}." if told else ""
 
 
 # -- the tables ----------------------------------------------------------------------------------
@@ -131,10 +159,13 @@ def against_alone(found: Comparison) -> str:
     for label in (BASELINE, OURS, "norms"):
         if label not in found.labels:
             continue
-        each = [found.against_alone(label, share) for share in shares]
-        if any(each):
-            full = found.gain(label, PLAIN, [1.0])
-            rows.append([label, _points(full), *map(_points, each)])
+        for control in (False, True):
+            each = [found.against_alone(label, share, control=control) for share in shares]
+            plain = control_label(Shape(UNIFORM_SHAPE, 1.0)) if control else PLAIN
+            full = found.gain(label, plain, [1.0])
+            if any(each) or (control and full):
+                name = f"{label}, over {CONTROL} alone" if control else label
+                rows.append([name, _points(full), *map(_points, each)])
     head = "**Against the same shapes trained alone** for as many epochs (lead in percentage "
     head += "points, with 95 % interval)"
     return _table(head, ["method", "full", *_percent(shares)], rows)
@@ -167,28 +198,46 @@ def seconds(found: Comparison) -> str:
             mean = sum(joint) / len(joint)
             shares = [f"{spent[part].mean:.1%}" for part in ("rank", "search")]
             rows.append([label, *shares, f"{mean:,.0f} s"])
-    head = "**What comes before the joint training**, as shares of its processor time"
+    head = "**What comes before the joint training**, as shares of its processor time (compiling, "
+    head += "which a cache saves, is in none of it)"
     return _table(head, ["method", "ranking", "search", "joint training"], rows)
 
 
 def ablation(found: Comparison) -> str:
-    """Return the table of variants: accuracies at matched MACs, and the lead over the default."""
+    """Return the table of variants: their leads over the default, and test accuracies beside them.
+
+    Held-out accuracy orders them where there is one, so that no default rests on test pictures.
+    """
     cases = {label: found[label, found.seeds(label)[0]].case for label in found.labels}
     rows = []
     for label, case in cases.items():
         if case.group == "main":
             continue
-        base = label.partition(",")[0]
-        if case.arguments:  # of another net, so that only its own uniform widths compare
-            base = label.replace(OURS, BASELINE) if base == OURS else ""
-        lead = found.gain(label, base) if base in found.labels else None
+        base = _default(case, found)
+        shares = [shape.share for shape in case.shapes] or list(BUDGETS)
+        lead = found.gain(label, base, shares, on=HELD_OUT) if base else None
+        on_test = found.gain(label, base, shares) if base else None
         cells = [_accuracy(found.accuracy(label, budget)) for budget in COLUMNS]
-        against = [base, _points(lead)] if lead is not None else ["", ""]
-        rows.append([case.group, label, *cells, *against, str(len(found.seeds(label)))])
-    head = "**Ablation**, at matched multiply-accumulates of each net; the lead is the mean over "
-    head += "the budgets, by seed"
-    columns = ["varied", "method", "full", *_percent(BUDGETS), "over", "lead", "seeds"]
-    return _table(head, columns, sorted(rows))
+        against = [base if on_test else "", _points(lead), _points(on_test)]
+        order = case.group, -lead.mean if lead else float("inf"), label
+        seeds = str(len(found.seeds(label)))
+        rows.append((order, [case.group, label, *against[:2], *cells, against[2], seeds]))
+    head = "**Ablation**, at matched multiply-accumulates of each net. Variants stand in the order "
+    head += "of their lead over the default on held-out pictures (mean over the budgets, by seed); "
+    head += "what they reach on the test pictures is the result, and chooses nothing"
+    columns = ["varied", "method", "over", "lead, held out", "full", *_percent(BUDGETS)]
+    columns += ["lead, test", "seeds"]
+    return _table(head, columns, [cells for _, cells in sorted(rows)])
+
+
+def _default(case: Case, found: Comparison) -> str:
+    """Return the label that a variant is compared with; "" if there is none."""
+    base = case.label.partition(",")[0]
+    if case.steps > 1:
+        base = alone_label(case.shapes[0])
+    if case.arguments:  # of another net, so that only its own uniform widths compare
+        base = case.label.replace(OURS, BASELINE) if base == OURS else ""
+    return base if base in found.labels else ""
 
 
 # -- cells ---------------------------------------------------------------------------------------

@@ -9,14 +9,17 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 import nestling
 from comparison import results
@@ -37,13 +40,15 @@ from nestling.checkpoint import differing
 from nestling.errors import FileError, ModelError
 from nestling.interruption import Interrupted
 from nestling.menu import CALIBRATION
+from nestling.objectives.sandwich import Loss
 from nestling.progress import Reporter
 from nestling.search.stage import log_of
 from nestling.spec import Spec
-from nestling.training import Run
+from nestling.training import Objective, Run
 
 LOGGED = 0  # the seed whose search is kept step by step
 STATE = "state"  # the checkpoint in a work folder
+UNKNOWN = {"commit": "unknown", "versions": {}, "machine": {"processor": "unknown"}}  # a piece
 MARGIN = 20.0  # seconds that are left for saving when the time is up
 
 
@@ -67,7 +72,15 @@ class Needed:
         return found
 
 
-def run(of: Protocol, case: Case, given: Material, needed: Needed, work: Path) -> dict[str, Any]:
+def run(
+    of: Protocol,
+    case: Case,
+    given: Material,
+    needed: Needed,
+    work: Path,
+    *,
+    any_commit: bool = False,
+) -> dict[str, Any]:
     """Train and score a case, or go on with it; return the content of its result.
 
     Args:
@@ -76,17 +89,18 @@ def run(of: Protocol, case: Case, given: Material, needed: Needed, work: Path) -
         given: the pictures.
         needed: what other cases have found.
         work: where the state is kept.
+        any_commit: go on with what other code began too; the result names both.
 
     Raises:
         Interrupted: the time is up, or Ctrl-C; the state was saved.
-        FileError: the work folder holds a training of other settings.
+        FileError: the work folder holds a training of other settings, or one of other code.
     """
-    folder = work / of.folder / case.name
+    folder = _folder(of, case, work)
     folder.mkdir(parents=True, exist_ok=True)
     shape, classes = given.data.shape, len(given.data.classes)
     net = supernet(of, shape, classes, case.seed, case.arguments)
     options, epochs = _settled(case, net, needed, of.epochs)
-    _check_same(folder, of, case, epochs)
+    pieces = _begin(folder, replace(of, epochs=epochs), case, any_commit=any_commit)
     training, chosen = _begun(of, case, given, net, options, epochs, folder / STATE)
     modules = _trained(training, case, chosen, folder)
     calibrate = list(islice(batches(of, given, given.final, case.seed).at(epochs), CALIBRATION))
@@ -97,6 +111,7 @@ def run(of: Protocol, case: Case, given: Material, needed: Needed, work: Path) -
     return results.content_of(
         of,
         case,
+        pieces,
         shape=list(shape),
         classes=classes,
         axes=list(space.axes),
@@ -108,6 +123,33 @@ def run(of: Protocol, case: Case, given: Material, needed: Needed, work: Path) -
         seconds_complete=not seconds["lost"],
         subnets=subnets,
     )
+
+
+@dataclass
+class Repeating(Run):
+    """A training whose nets alone make several optimiser steps a batch, each on that batch.
+
+    Attributes:
+        repeats: steps a batch; with 1 it is any training.
+    """
+
+    repeats: int = 1
+
+    def train_stage(self, objective: Objective, **options: Any) -> None:
+        """Train a stage, see `Run.train_stage`."""
+        if self.repeats > 1:
+            objective, options = _repeated(objective, self.repeats), {**options, "summed": False}
+        super().train_stage(objective, **options)
+
+
+def _repeated(objective: Objective, times: int) -> Objective:
+    """Return the objective that has all passes of another one several times."""
+
+    def again(net: nestling.Supernet) -> Iterator[tuple[nn.Module, Loss]]:
+        for _ in range(times):
+            yield from objective(net)
+
+    return again
 
 
 def _begun(
@@ -125,19 +167,20 @@ def _begun(
     if case.method == "progressive" and of.all_pictures:
         part = given.learn  # to rank and search
         chosen["train_all"] = batches(of, given, given.final, case.seed)
-    training = Run(
+    training = Repeating(
         net,
         batches(of, given, part, case.seed),
         epochs,
         seed=case.seed,
         held_out=list(scored(given, given.held_out)),
-        optimizer=optimizer(of),
+        optimizer=optimizer(replace(of, lr=of.lr * case.lr)),
         precision=of.precision,
         checkpoint=state,
         reporter=Reporter(),
         settings={"method": case.method, "options": dict(options)},
         **compiling(of),
     )
+    training.repeats = case.steps
     return training, chosen
 
 
@@ -154,10 +197,10 @@ def _settled(
         specs = [_shaped(shape.of, shape.share, net, needed) for shape in case.shapes]
         options["specs"] = list(dict.fromkeys(specs))
     if case.equals:
-        whole = sum(needed[OURS].seconds.values())
+        whole = needed[OURS].spent
         others = [needed[label] for label in case.equals]
         _check_machine([needed[OURS], *others])
-        an_epoch = sum(sum(each.seconds.values()) / each.epochs for each in others)
+        an_epoch = sum(each.spent / each.epochs for each in others)
         epochs = max(1, round(whole / an_epoch))
     return options, epochs
 
@@ -180,7 +223,7 @@ def _check_machine(used: list[Result]) -> None:
     Raises:
         ModelError: they are of different machines, or not all are known.
     """
-    where = {result.processor for result in used}
+    where = set[str]().union(*(result.processors for result in used))
     if len(where) > 1:
         raise ModelError(
             f"equal compute is told from seconds on one machine, but these are of {sorted(where)}; "
@@ -194,25 +237,51 @@ def _check_machine(used: list[Result]) -> None:
         )
 
 
-def _check_same(folder: Path, of: Protocol, case: Case, epochs: int) -> None:
-    """Check that a work folder is of these settings, or make it so.
+def _folder(of: Protocol, case: Case, work: Path) -> Path:
+    """Return where the state of a case is kept."""
+    return work / of.folder / case.name
+
+
+def clear(of: Protocol, case: Case, work: Path) -> None:
+    """Remove the state of a case whose result is kept.
+
+    Otherwise the same weights would count as trained anew, by the code of that day, once somebody
+    removes the result to train the case again.
+    """
+    shutil.rmtree(_folder(of, case, work))
+
+
+def _begin(folder: Path, of: Protocol, case: Case, *, any_commit: bool) -> list[dict[str, Any]]:
+    """Note under what a training runs, from its first piece on; return this of all pieces.
 
     Raises:
-        FileError: it is of others.
+        FileError: the work folder is of other settings, or of other code.
     """
-    path = folder / "case.json"
-    mine = {**of.settings(), "epochs": epochs}
-    mine = json.loads(json.dumps({"protocol": mine, "case": asdict(case)}))
-    if not path.exists():
-        container.write_json(path, mine)
-        return
-    found = container.read_json(path)
-    different = [line for part in mine for line in differing(found.get(part, {}), mine[part])]
+    path, now = folder / "case.json", results.piece()
+    begun = json.loads(json.dumps({"protocol": of.settings(), "case": asdict(case), "pieces": []}))
+    if path.exists():
+        begun = {"pieces": [UNKNOWN], **container.read_json(path)}
+    different = results.other_than(begun, of, case)
     if different:
         raise FileError(
             f"{folder} holds a training with {', '.join(different)}; remove it, or give another "
             "--work"
         )
+    pieces: list[dict[str, Any]] = begun["pieces"]
+    other = differing(_code(pieces[-1]), _code(now)) if pieces else []
+    if other and not any_commit:
+        raise FileError(
+            f"{folder} holds a training that other code began: {', '.join(other)}; go on with that "
+            "code, remove the folder to begin anew, or give --any-commit, and the result names both"
+        )
+    if now not in pieces:
+        pieces.append(now)
+    container.write_json(path, {**begun, "pieces": pieces})
+    return pieces
+
+
+def _code(piece: Mapping[str, Any]) -> dict[str, str]:
+    return {"commit": piece["commit"], **piece["versions"]}
 
 
 # -- training ------------------------------------------------------------------------------------
@@ -328,4 +397,5 @@ def keep_search_log(of: Protocol, case: Case, work: Path, kept: Path) -> None:
     log = log_of(work / of.folder / case.name / STATE)
     if log.exists():
         packed = gzip.compress(log.read_bytes(), mtime=0)  # equal logs make equal files
+        (kept / of.folder).mkdir(parents=True, exist_ok=True)
         container.write_atomically(kept / of.folder / "search.jsonl.gz", packed)

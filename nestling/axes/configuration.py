@@ -33,9 +33,9 @@ from nestling.axes.comparison import compare
 from nestling.axes.tracer import run
 from nestling.axes.trials import Trials
 from nestling.extent import Along, Concat, Counts, Extent, Fixed, Product
+from nestling.packing import pack
 from nestling.setting import Pair, Setting, agreeing, groups_of, holder_of
 from nestling.spec import Space
-from nestling.subnet import pack
 
 MOST_WAYS = 10_000  # of cutting the axes of one group that are looked at
 

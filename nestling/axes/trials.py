@@ -35,8 +35,10 @@ from nestling.axes.ties import Tie, expression_of
 from nestling.axes.tracer import run
 from nestling.errors import ModelError
 from nestling.extent import Along, Counts, Extent, Fixed
+from nestling.packing import pack
 from nestling.spec import Space
-from nestling.subnet import SharedGradient, build, pack
+from nestling.subnet import build
+from nestling.tether import SharedGradient
 from nestling.weights import duplicate
 
 

@@ -11,7 +11,19 @@ from nestling import container, modelfile, target
 from nestling.errors import FileError, ModelError
 from nestling.runtime import LoadedModel, load
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="A .nest model file.")]
+
+def in_run(file: Path) -> Path:
+    """Return the model file of a run's folder; another path as it is."""
+    model = file / "model.nest"
+    return model if model.is_file() else file
+
+
+File = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE", help="A .nest model file, or the folder of a run.", callback=in_run
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 OwnModel = Annotated[
     str | None,

@@ -42,7 +42,7 @@ def report(
     """Compare runs: accuracy at the same cost, skylines, the paths of searches.
 
     Runs that differ only in their seed are one curve, with its mean and spread. For a search, give
-    its .nest file; the log beside it is drawn.
+    its .nest file. The log of a search is drawn, also where the method of a run has searched.
     """
     from nestling.report import line_up, lineup_html, read_run
     from nestling.runfolder import check_free, new_folder

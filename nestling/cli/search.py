@@ -151,18 +151,43 @@ def _check_out(out: Path, resume: bool) -> None:
 def _opened(
     file: Path, settings: Settings, own: str | None, args: list[str] | None, reporter: Reporter
 ) -> tuple[Prepared, Supernet]:
-    """Return the data of a run, and its trained net."""
+    """Return the data of a run, and its trained net.
+
+    Raises:
+        ModelError: its subnets share less than a search needs.
+    """
     from nestling import experiment, modelfile, target
     from nestling.cli.options import opened
     from nestling.menu import Menu
 
-    ready = experiment.prepare(settings, reporter)
     if own is None and "class" in modelfile.describe(file)["model"]:
         made = target.make(settings.model, settings.model_args)  # the run knows where it is from
-        net = Menu.load(file, made).net
+        menu = Menu.load(file, made)
     else:
-        net = opened(file, own, args).menu.net
-    return ready, net.to(experiment.choose_device(settings.device))
+        menu = opened(file, own, args).menu
+    _check_shared(menu, file)  # before the data is read, which takes longer
+    ready = experiment.prepare(settings, reporter)
+    return ready, menu.net.to(experiment.choose_device(settings.device))
+
+
+def _check_shared(menu: Menu, file: Path) -> None:
+    """Refuse nets whose shared norm weights were trained by the full net alone.
+
+    The others had norm weights of their own, which belong to their counts. A search would run every
+    other count with the full net's, beside features that were never trained with these.
+    """
+    from nestling.errors import ModelError
+
+    space = menu.net.space
+    for entry in menu:
+        weights = [name for name in entry.private if space.layouts[name].parameter]
+        # A net that was trained alone has all for itself, and says nothing of the shared weights.
+        if weights and set(entry.private) != set(space.present(entry.spec)):
+            raise ModelError(
+                f"a search needs norm weights that all subnets share, but {entry.name!r} in {file} "
+                f"has {len(weights)} of its own, such as {weights[0]!r}, and the shared ones were "
+                "trained with the full net alone; train anew with --option own_norms=false"
+            )
 
 
 def _choice(by: str, given: dict[str, Any], seed: int) -> Callable[[Space], Search]:

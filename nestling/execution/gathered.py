@@ -20,7 +20,7 @@ from nestling.errors import ModelError
 from nestling.execution.clock import Clock
 from nestling.execution.gathering import Changed, Chosen, Entries, Slots, Window
 from nestling.extent import Extent
-from nestling.subnet import pack
+from nestling.packing import pack
 from nestling.supernet import Supernet
 from nestling.weights import tensors_of
 

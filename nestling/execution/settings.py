@@ -16,6 +16,7 @@ from nestling.units import loose_axes
 Keep: TypeAlias = float | Mapping[str, float]
 
 SCOPES = ("axis", "net")
+EXPLORATION = 0.1  # of the bandit; its rewards are about 1, so 1 would play idle units very often
 FALL = 0.5  # of the steps before the final choice, in which the share falls from `start` to `keep`
 
 
@@ -37,7 +38,7 @@ class Settings:
     keep: Keep = 0.5
     saliency: str = "fisher"
     scope: str = "axis"
-    exploration: float = 1.0
+    exploration: float = EXPLORATION
     discount: float = 1.0
     start: float | None = None
     tune: float = 0.25

@@ -20,13 +20,13 @@ from torch import nn
 from nestling import rankers
 from nestling.errors import BudgetError, SpecError
 from nestling.execution.cutoff import cutoff
-from nestling.execution.settings import Keep, Settings
+from nestling.execution.settings import EXPLORATION, Keep, Settings
 from nestling.execution.stage import Executed, execute
 from nestling.menu import CALIBRATION, names_for
 from nestling.methods.individual import alone
 from nestling.optimizers import default_optimizer
+from nestling.packing import pack
 from nestling.spec import Space, Spec
-from nestling.subnet import pack
 from nestling.training import Run
 from nestling.units import loose_axes
 
@@ -41,7 +41,7 @@ def channel_execution(
     fractions: Sequence[float] = FURTHER,
     saliency: str = "fisher",
     scope: str = "axis",
-    exploration: float = 1.0,
+    exploration: float = EXPLORATION,
     discount: float = 1.0,
     start: float | None = None,
     tune: float = 0.25,
@@ -58,7 +58,7 @@ def channel_execution(
             tenth of the learning rate.
         saliency: what rewards a unit: "fisher", "taylor", "scale" or "random".
         scope: whether counts follow from each "axis" alone, or from the means of the whole "net".
-        exploration: factor of the bandit's exploration term.
+        exploration: factor of the bandit's exploration term; the paper has 1.
         discount: what a step leaves of the weight of earlier rewards.
         start: share executed at the beginning, which falls to `keep`; None is `keep`.
         tune: share of the steps, at the end, in which the final choice alone is executed.

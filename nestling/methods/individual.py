@@ -14,9 +14,9 @@ from nestling.errors import SpecError
 from nestling.menu import names_for
 from nestling.models import initialize
 from nestling.objectives.sandwich import Loss, task_loss
+from nestling.packing import pack
 from nestling.search.uniform import FRACTIONS, ladder
 from nestling.spec import Spec
-from nestling.subnet import pack
 from nestling.supernet import Supernet
 from nestling.training import Run
 

@@ -63,6 +63,7 @@ def norms(
     check_fractions(fractions)
     check_start(start)
     joint = Joint(draw, labels_first, distill, summed, own_norms)
+    joint.share(run)  # an error now, not after the ranking
     space = run.net.space
     given = weights_of(run)
     targets = sorted((share for share in set(fractions) if share < 1), reverse=True)

@@ -10,7 +10,7 @@ Source: Yang, He, Cao and Fan, A Progressive Sub-Network Searching Framework for
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -20,11 +20,11 @@ from nestling.errors import BudgetError, ModelError
 from nestling.joint import Joint, check_start, weights_of
 from nestling.menu import names_for
 from nestling.objectives.listed import DRAW
-from nestling.objectives.sandwich import Loss
+from nestling.objectives.sandwich import Loss, in_training, task_loss
 from nestling.search.stage import check_begins, searched
 from nestling.search.uniform import FRACTIONS, check_fractions
 from nestling.spec import Space, Spec
-from nestling.supernet import rearranged
+from nestling.supernet import Supernet, rearranged
 from nestling.training import Run
 
 
@@ -50,10 +50,13 @@ def progressive(
 
     Args:
         run: what the training is made of.
-        fractions: shares of the full net's MACs that the menu shall have: for each, the list's most
-            accurate member at or below it, beside the full net.
-        rank_by: name of the ranker; None keeps the units in their present order.
-        rank_epochs: of a ranker that trains; the run's by default.
+        fractions: shares of the full net's MACs that the menu shall have: for each, the list's
+            largest member at or below it, beside the full net.
+        rank_by: name of the ranker; None keeps the units in their present order. With one that does
+            not train, such as "l1", the full net is trained first.
+        rank_epochs: of the full net's training before the search, in which rankers that train find
+            their scores; the run's by default. 0 where the given weights are trained already, for
+            rankers that do not train themselves.
         rank_options: of the ranker, such as `{"direction": "ascending"}` of "noise".
         search: name of the search: "progressive", "greedy", "evolution" or "uniform".
         search_options: of the search, such as `{"groups": 4, "threshold": 0.5}` of "progressive".
@@ -81,52 +84,77 @@ def progressive(
     check_fractions(fractions)
     check_start(start)
     joint = Joint(draw, labels_first, distill, summed, own_norms, train_all)
+    joint.share(run)  # an error now, not after the ranking
     slice_ = _held_out(run, held_out)
     check_begins(run, search, slice_, search_options or {})
     given = weights_of(run)
-    if rank_by is not None:
-        options = dict(rank_options or {})
-        if "epochs" in rankers.options(rankers.find(rank_by)):
-            options.setdefault("epochs", rank_epochs)
-        orders = rankers.orders(run.net.space, rankers.scores(run, rank_by, **options))
-        given = rearranged(run.net.space, given, orders)
-        run.reorder(orders)
-    accuracies = dict(searched(run, search, slice_, search_options or {}))
-    named = names_for(run.net, offered(run.net.space, accuracies, fractions))
+    orders = _ranked(run, rank_by, rank_epochs, rank_options or {})
+    given = rearranged(run.net.space, given, orders)
+    run.reorder(orders)
+    found = searched(run, search, slice_, search_options or {})
+    members = [run.net.space.full, *(each.spec for each in found)]
+    named = names_for(run.net, offered(run.net.space, members, fractions))
+    missed = [each for each in fractions if each < _least(run.net.space, members)]
+    if missed:
+        run.reporter.say(
+            f"fractions {', '.join(map(str, missed))} are left out: no subnet of the list is as "
+            "small; lower the search's floor"
+        )
     if start == "given":
         run.refill(given)
-    subnets = joint.train(run, [run.net.space.full, *accuracies])
+    subnets = joint.train(run, members)
     return {name: (spec, subnets[spec]) for name, spec in named.items()}
 
 
-def offered(
-    space: Space, accuracies: Mapping[Spec, float], fractions: Sequence[float]
-) -> list[Spec]:
-    """Return the full net, and for each fraction the most accurate spec that costs no more MACs.
+def offered(space: Space, members: Sequence[Spec], fractions: Sequence[float]) -> list[Spec]:
+    """Return the full net, and for each fraction the largest member that costs no more MACs.
 
     Args:
-        space: of the specs.
-        accuracies: of each spec, as the search has found them.
+        space: of the members.
+        members: the list.
         fractions: shares of the full net's MACs.
 
     Raises:
-        BudgetError: only the full net is as small as any of the fractions.
+        BudgetError: no member is as small as any of the fractions.
     """
     whole = space.macs(space.full)
     chosen: dict[Spec, None] = {space.full: None}
     for fraction in sorted(fractions, reverse=True):
-        # A hair more, so that rounding does not lose the full net at 1.0.
-        within = [spec for spec in accuracies if space.macs(spec) <= fraction * whole * (1 + 1e-9)]
+        within = [spec for spec in members if space.macs(spec) <= fraction * whole]
         if within:
-            chosen[max(within, key=lambda spec: (accuracies[spec], space.macs(spec)))] = None
+            chosen[max(within, key=space.macs)] = None
     below = [fraction for fraction in fractions if fraction < 1]
     if below and len(chosen) == 1:
-        least = min(space.macs(spec) for spec in accuracies) / whole
         raise BudgetError(
             f"no subnet of the list has at most {max(below):.3g} of the full net's MACs: the "
-            f"smallest has {least:.3g}; ask for more in fractions=, or lower the search's floor"
+            f"smallest has {_least(space, members):.3g}; ask for more in fractions=, or lower the "
+            "search's floor"
         )
     return sorted(chosen, key=space.macs, reverse=True)
+
+
+def _least(space: Space, members: Sequence[Spec]) -> float:
+    """Return the share of the full net's MACs that the smallest member has."""
+    return min(map(space.macs, members)) / space.macs(space.full)
+
+
+def _ranked(
+    run: Run, by: str | None, epochs: int | None, given: Mapping[str, Any]
+) -> dict[str, tuple[int, ...]]:
+    """Train the full net, and return the order of its units; none where the present one stays.
+
+    Rankers that train do both at once. The search needs a trained net in any case.
+    """
+    options = dict(given)
+    if by is not None and "epochs" in rankers.options(rankers.find(by)):
+        options.setdefault("epochs", epochs)
+    else:
+
+        def plain(net: Supernet) -> Iterator[tuple[nn.Module, Loss]]:
+            yield in_training(net.pooled(net.space.full)), run.loss or task_loss
+
+        run.train_stage(plain, name="plain ranking", epochs=epochs)
+    return {} if by is None else rankers.orders(run.net.space, rankers.scores(run, by, **options))
 
 
 def _held_out(run: Run, given: Iterable[Any] | None) -> Iterable[Any]:

@@ -1,6 +1,7 @@
 """Universally slimmable nets: the sandwich rule at uniform widths.
 
-Train with the sandwich rule and in-place distillation; offer uniform widths, each recalibrated.
+Train with the sandwich rule, on the labels or with in-place distillation; offer uniform widths,
+each recalibrated.
 
 Source: Yu and Huang, Universally Slimmable Networks and Improved Training Techniques (ICCV 2019).
 """
@@ -43,16 +44,15 @@ def uniform(
             narrower ones learn from the full net. The paper has 0; on short runs it is best never
             to distil, which is the default where no `distill` is given.
         distill: from then on, the loss of the narrower ones, from (outputs, the full net's
-            outputs). The default is soft cross-entropy, where the run has no `loss` of its own;
-            where it has one, all train on the targets throughout.
+            outputs). With `labels_first` alone it is soft cross-entropy.
         summed: whether the optimiser makes one step for all subnets of a batch, as the paper does,
             or one after each of them; see `docs/accuracy.md` for what that changes.
 
     Raises:
         SpecError: all of the fractions are narrower than `low`.
-        ModelError: `labels_first` is no share.
+        ModelError: `labels_first` is no share, or is below 1 with a `loss` and no `distill`.
     """
-    share = labels_share(labels_first, distill)
+    share = labels_share(labels_first, distill, run.loss)
 
     def objective(net: Supernet) -> Iterator[tuple[nn.Module, Loss]]:
         if run.done < share:

@@ -73,6 +73,12 @@ def lessons(
         loss: as for `sandwich`.
         distill: as for `sandwich`.
     """
+    for name, given in (("loss=", loss), ("distill=", distill)):
+        if given is not None and not callable(given):
+            raise SpecError(
+                f"{name} is a function from (outputs, targets or the teacher's outputs) to a loss, "
+                f"or None for the usual one, not {given!r}"
+            )
     hard = loss or task_loss
     soft = distill or (soft_cross_entropy if loss is None else None)
     taught: list[Any] = []

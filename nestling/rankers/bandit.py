@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from nestling.execution.settings import Keep, Settings
+from nestling.execution.settings import EXPLORATION, Keep, Settings
 from nestling.execution.stage import execute
 from nestling.rankers.noise import check_trains
 from nestling.training import Run
@@ -23,7 +23,7 @@ def bandit(
     *,
     keep: Keep = 0.5,
     saliency: str = "fisher",
-    exploration: float = 1.0,
+    exploration: float = EXPLORATION,
     discount: float = 1.0,
     epochs: int | None = None,
 ) -> Mapping[str, Tensor]:
@@ -33,7 +33,7 @@ def bandit(
         run: whose net is trained, with SGD or AdamW.
         keep: share of the units of an axis that is executed, or one by axis name or pattern.
         saliency: what rewards a unit: "fisher", "taylor", "scale" or "random".
-        exploration: factor of the bandit's exploration term.
+        exploration: factor of the bandit's exploration term; the paper has 1.
         discount: what a step leaves of the weight of earlier rewards.
         epochs: of the training; the run's by default.
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nestling import batch as batches
 from nestling.errors import DataError, ModelError
 from nestling.objectives.sandwich import task_loss
-from nestling.subnet import pack
+from nestling.packing import pack
 from nestling.training import Run
 from nestling.units import Place, scored
 

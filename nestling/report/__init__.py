@@ -10,13 +10,14 @@ from nestling.report.rows import Page, Row
 from nestling.report.runs import ReadRun, read_run
 from nestling.report.search_path import search_path
 from nestling.report.searchlog import SearchLog, read_search
-from nestling.report.seeds import Result, Summary, at_budget, best_within, curve, summarize
+from nestling.report.seeds import Point, Result, Summary, at_budget, best_within, curve, summarize
 from nestling.report.skyline import skyline, skylines
 from nestling.report.table import plain, table
 
 __all__ = [
     "Lineup",
     "Page",
+    "Point",
     "ReadRun",
     "Result",
     "Row",

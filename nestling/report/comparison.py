@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,7 +29,7 @@ from nestling.report.picture import (
     tidy,
     write_heading,
 )
-from nestling.report.seeds import Result, by_label, curve
+from nestling.report.seeds import Point, Result, Summary, by_label, curve
 from nestling.report.units import human_bytes, human_count, human_seeds
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class _Curve(NamedTuple):
 
 
 def comparison(
-    results: Sequence[tuple[str, int, float, float]],
+    results: Sequence[tuple[str, int, float, float]] | Sequence[Point],
     path: str | os.PathLike[str],
     *,
     title: str,
@@ -83,27 +83,32 @@ def comparison(
     point is that point, with its name.
 
     Args:
-        results: of all labels and seeds: `Result`s, or (label, seed, cost, accuracy).
+        results: of all labels and seeds: `Result`s, or (label, seed, cost, accuracy). Or all
+            `Point`s, which are drawn as they are: for entries that other figures have chosen, such
+            as accuracies on held-out data.
         path: the PNG file to write.
         title: the head line.
         subtitle: the line below; by default what points and bars are.
         cost: what `Result.cost` is: macs, params, bytes or latency (in ms).
         metric: what `Result.accuracy` is, in the user's words.
         whole: cost of the full net, of which the axis then shows shares.
-        budgets: look only at these costs; by default where each label's own entries lie.
+        budgets: look only at these costs; by default where each label's own entries lie. Not for
+            points.
 
     Raises:
-        NestlingError: no results, a cost that is not positive, an accuracy that is no share, or an
-            unknown cost.
+        NestlingError: no results, a cost that is not positive, an accuracy that is no share, an
+            unknown cost, points among results, or budgets for points.
         FileError: the place cannot be written.
 
     Example:
         >>> rows = [Result("uniform", seed, macs, accuracy) for seed, macs, accuracy in measured]
         >>> comparison(rows, "methods.png", title="ResNet-20 on CIFAR-10", whole=40_813_184)
     """
-    known = [Result(*each) for each in results]
-    _check(known, cost, whole)
-    curves = _curves(known, 100 / whole if whole else 1.0, budgets)
+    check_cost(cost)
+    if whole is not None and not 0 < whole < float("inf"):
+        raise NestlingError(f"whole= is the positive cost of the full net, but it is {whole}")
+    points, explained = _points(results, budgets)
+    curves = _curves(points, 100 / whole if whole else 1.0)
     names = [in_lines(each.label, _CHARACTERS) for each in curves]
     figure = new_figure(_WIDTH, _HEIGHT)
     margin = 0.4 + max(text_width(name, _SIZE) for name in names)
@@ -116,7 +121,7 @@ def comparison(
     axes = figure.add_axes(area)
     tidy(axes)
     axes.grid(color=RULE, linewidth=0.8)
-    write_heading(figure, title, subtitle or _explained(known), left=_LEFT)
+    write_heading(figure, title, subtitle or explained, left=_LEFT)
     _set_limits(axes, curves, cost, shares=whole is not None)
     of = f"{COSTS[cost]}, % of the full net" if whole else _WITH_UNIT[cost]
     axes.set_xlabel(f"{of} (lower is better)", labelpad=7, **lettering(10))
@@ -138,35 +143,61 @@ def check_cost(cost: str) -> None:
         )
 
 
-def _check(results: Sequence[Result], cost: str, whole: float | None) -> None:
-    check_cost(cost)
+def _points(
+    results: Sequence[tuple[str, int, float, float]] | Sequence[Point],
+    budgets: Sequence[float] | None,
+) -> tuple[dict[str, list[tuple[float, Summary]]], str]:
+    """Return the points of each label, cheapest first, and what they are, in words."""
     if not results:
         raise NestlingError("a comparison draws at least one result, but there is none")
+    finished = [each for each in results if isinstance(each, Point)]
+    if not finished:
+        known = [Result(*each) for each in results if not isinstance(each, Point)]
+        return _worked_out(known, budgets), _explained(known)
+    if len(finished) != len(results) or budgets is not None:
+        wrong = "budgets=" if budgets is not None else "results of single runs"
+        raise NestlingError(f"points are drawn as they are; leave out {wrong}")
+    found: dict[str, list[tuple[float, Summary]]] = {}
+    for label, cost, accuracy in sorted(finished, key=lambda each: each.cost):
+        _check(label, f"{accuracy.seeds} seeds", cost, accuracy.mean)
+        found.setdefault(label, []).append((cost, accuracy))
+    counts = {each.accuracy.seeds for each in finished}
+    several = f"Mean over {human_seeds(counts)}; bars: ± one standard deviation"
+    order = dict.fromkeys(each.label for each in finished)
+    return {label: found[label] for label in order}, several if max(counts) > 1 else "One seed"
+
+
+def _worked_out(
+    results: Sequence[Result], budgets: Sequence[float] | None
+) -> dict[str, list[tuple[float, Summary]]]:
+    """Return the points of each label: its most accurate entries within the budgets."""
     for each in results:
-        if not 0 < each.cost < float("inf") or not 0 <= each.accuracy <= 1:
-            raise NestlingError(
-                f"a result has a positive cost and an accuracy from 0 to 1, but that of "
-                f"{each.label!r}, seed {each.seed}, has cost {each.cost} and accuracy "
-                f"{each.accuracy}; divide a percentage by 100"
-            )
-    if whole is not None and not 0 < whole < float("inf"):
-        raise NestlingError(f"whole= is the positive cost of the full net, but it is {whole}")
-
-
-def _curves(
-    results: Sequence[Result], scale: float, budgets: Sequence[float] | None
-) -> list[_Curve]:
-    found = []
-    for place, (label, mine) in enumerate(by_label(results).items()):
-        points = curve(mine, budgets)
-        if not points:
+        _check(each.label, f"seed {each.seed}", each.cost, each.accuracy)
+    found = {}
+    for label, mine in by_label(results).items():
+        found[label] = curve(mine, budgets)
+        if not found[label]:
             raise NestlingError(
                 f"not every seed of {label!r} has a subnet within {max(budgets or [0]):g}, the "
                 "largest of the budgets; give larger ones in budgets="
             )
-        x = np.array([budget * scale for budget, _ in points])
-        y = np.array([100 * summary.mean for _, summary in points])
-        std = np.array([100 * (summary.std or 0.0) for _, summary in points])
+    return found
+
+
+def _check(label: str, of: str, cost: float, accuracy: float) -> None:
+    if not 0 < cost < float("inf") or not 0 <= accuracy <= 1:
+        raise NestlingError(
+            f"a result has a positive cost and an accuracy from 0 to 1, but that of {label!r}, "
+            f"{of}, has cost {cost} and accuracy {accuracy}; divide a percentage by 100"
+        )
+
+
+def _curves(points: Mapping[str, Sequence[tuple[float, Summary]]], scale: float) -> list[_Curve]:
+    found = []
+    for place, (label, mine) in enumerate(points.items()):
+        x = np.array([cost * scale for cost, _ in mine])
+        y = np.array([100 * accuracy.mean for _, accuracy in mine])
+        std = np.array([100 * (accuracy.std or 0.0) for _, accuracy in mine])
         found.append(_Curve(label, place, x, y, std))
     return found
 

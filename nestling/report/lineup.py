@@ -265,7 +265,7 @@ def _warnings(groups: Mapping[str, Sequence[ReadRun]]) -> list[str]:
         for what, by in told
         if len(set(by.values())) > 1
     ]
-    flattered = [label for label, run in firsts.items() if "chose" in run.accuracy_on]
+    flattered = [label for label, run in firsts.items() if run.flattered]
     if flattered and len(flattered) < len(firsts):
         lines.append(
             f"the accuracies of {human_list_of(flattered)} flatter: they are of the held-out "

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from nestling import container, modelfile
+from nestling.checkpoint import NAME as CHECKPOINT
 from nestling.errors import FileError
 from nestling.header import space_from_json
 from nestling.profile import Key, Profile, beside
+from nestling.search.stage import log_of
 from nestling.spec import Space
 
+_MODEL = "model.nest"  # what a training leaves in its folder
 # What two runs may differ in and still be seeds of one curve.
 _ASIDE = ("seed", "data_dir", "threads", "device", "search seed")
 # Facts of a menu that are settings, under the names that config.json has for them.
@@ -63,8 +66,9 @@ class ReadRun:
         space: of the net.
         metric: what the accuracies are.
         accuracy_on: which examples they rest on, in the menu's words.
+        flattered: whether the same examples have chosen the subnets.
         profile: measured latencies; empty where there are none.
-        log: of the search, where one lies beside the file.
+        log: of the search that chose the subnets, where it lies beside the file.
     """
 
     path: Path
@@ -75,6 +79,7 @@ class ReadRun:
     space: Space
     metric: str
     accuracy_on: str
+    flattered: bool
     profile: Profile
     log: Path | None
 
@@ -108,7 +113,7 @@ def read_run(path: Path) -> ReadRun:
     facts = {name: v for name, v in told["facts"].items() if isinstance(v, str | int | float)}
     settings = _settings(file, facts, told["model"])
     entries = tuple(sorted(map(_entry, told["menu"]), key=lambda each: -each.macs))
-    log = _log_of(file) if "search" in facts else None
+    accuracy_on = str(facts.get("accuracy on", ""))
     return ReadRun(
         file,
         {name: value for name, value in settings.items() if name not in _ASIDE},
@@ -117,9 +122,10 @@ def read_run(path: Path) -> ReadRun:
         entries[0],
         space,
         told["metric"],
-        str(facts.get("accuracy on", "")),
+        accuracy_on,
+        "chosen on" in facts or "chose" in accuracy_on,
         _profile(file, str(header["id"])),
-        log,
+        _log_of(file, search="search" in facts),
     )
 
 
@@ -131,7 +137,7 @@ def _file_of(path: Path) -> Path:
     """
     if path.is_file() and path.suffix == ".nest":
         return path
-    file = path / "model.nest"
+    file = path / _MODEL
     if file.is_file():
         return file
     if (path / "config.json").is_file():
@@ -192,7 +198,7 @@ def _settings(file: Path, facts: Mapping[str, Any], model: Mapping[str, Any]) ->
 
 def _options(file: Path) -> dict[str, Any]:
     """Return the options of a search, which the first line of its log has."""
-    log = _log_of(file)
+    log = _log_of(file, search=True)
     if log is None:
         return {}
     with log.open("rb") as lines:
@@ -208,8 +214,20 @@ def _options(file: Path) -> dict[str, Any]:
     return {f"search.{name}": value for name, value in options.items() if name != "seed"}
 
 
-def _log_of(file: Path) -> Path | None:
-    log = file.with_suffix(".jsonl")
+def _log_of(file: Path, *, search: bool) -> Path | None:
+    """Return the log of the search that made a menu; None where there is none.
+
+    Args:
+        file: of the menu.
+        search: whether `nestling search` made it, which writes its log beside the file. That of a
+            method that searches lies beside the checkpoint.
+    """
+    if search:
+        log = file.with_suffix(".jsonl")
+    elif file.name == _MODEL:
+        log = log_of(file.with_name(CHECKPOINT))
+    else:
+        return None
     return log if log.is_file() else None
 
 

@@ -51,6 +51,20 @@ class Summary(NamedTuple):
     seeds: int
 
 
+class Point(NamedTuple):
+    """One point of a curve that is worked out already.
+
+    Attributes:
+        label: of the curve.
+        cost: multiply-accumulates, parameters, bytes or milliseconds.
+        accuracy: 0 to 1, over the seeds.
+    """
+
+    label: str
+    cost: float
+    accuracy: Summary
+
+
 def summarize(values: Sequence[float]) -> Summary:
     """Return mean, standard deviation and the 95 % interval of the mean, by Student's t.
 

@@ -25,13 +25,13 @@ from torch import Tensor, nn
 
 from nestling import batch as batches
 from nestling.axes.structure import tensors_in
+from nestling.binding import binding
 from nestling.errors import DataError, ModelError
 from nestling.evaluation import Metric, accuracy, check_rereadable, hits
 from nestling.precision import Precision, alternatives, choose, in_float32, tried
 from nestling.search.passes import fixed_passes
 from nestling.search.request import Worth
 from nestling.spec import Spec
-from nestling.subnet import binding
 from nestling.supernet import Supernet
 
 CALIBRATION = 256  # training examples that measure a candidate's norm statistics

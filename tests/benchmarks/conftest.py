@@ -23,6 +23,7 @@ def small_net():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(protocols.NETS, "small", protocols.Net("small", step=2))
         patch.setattr(nestling.models, "small", small, raising=False)
+        patch.setenv("NESTLING_COMMIT", "abc")  # whoever edits a file meanwhile
         yield
 
 

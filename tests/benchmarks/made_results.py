@@ -61,11 +61,11 @@ def made(label, seed=0, method="progressive", rows=(), seconds=None, **more):
     return results.Result({**content, **more})
 
 
-def run(case, given, folder, of=TINY, every=()):
+def run(case, given, folder, of=TINY, every=(), **options):
     """Train a case, and keep its result in a folder."""
     known = {(each.label, each.seed): each for each in (*every, case)}
     needed = trial.Needed(of, case, known, folder / "kept")
-    content = trial.run(of, case, given, needed, folder / "work")
+    content = trial.run(of, case, given, needed, folder / "work", **options)
     results.write(results.place(of, case, folder / "kept"), content)
     return content
 

@@ -1,11 +1,23 @@
 """Cases: their names, needs, options and parts."""
 
 import pytest
-from comparison.cases import BASELINE, BUNDLE, LONG, OURS, PLAIN, cases, chosen, parse_part
+from comparison.cases import (
+    BASELINE,
+    BUNDLE,
+    CONTROL,
+    LONG,
+    OURS,
+    PLAIN,
+    Case,
+    Shape,
+    cases,
+    chosen,
+    parse_part,
+)
 from comparison.protocols import protocol
 
 from nestling import catalogue, methods, rankers, search
-from nestling.errors import ModelError
+from nestling.errors import FileError, ModelError
 
 
 def test_cases_have_names_of_their_own_and_stand_after_those_that_they_need():
@@ -19,6 +31,34 @@ def test_cases_have_names_of_their_own_and_stand_after_those_that_they_need():
     groups = {case.group for case in every}
     assert {"ranker", "noise", "groups", "threshold", "distillation", "shortcuts"} <= groups
     assert {"re-selection", "start", "norms", "draws", "search", "steps", "paper", "main"} <= groups
+    assert {"updates", "learning rate"} <= groups
+
+
+def test_what_varies_beside_the_options_of_a_method():
+    every = {case.label: case for case in cases(protocol("short", seeds=(0,)))}
+    slower = {label for label, case in every.items() if case.lr == 0.3}
+    assert {case.lr for case in every.values()} == {1, 0.3}
+    words = "lr x 0.3", "one step for all passes, lr x 0.3"
+    assert slower == {f"{label}, {each}" for label in (OURS, BASELINE) for each in words}
+    assert every[f"{OURS}, one step for all passes, lr x 0.3"].options["summed"]
+    several = {label: case for label, case in every.items() if case.steps > 1}
+    assert len(several) == 9
+    for label, case in several.items():
+        alone = every[label.replace(CONTROL, "").strip(", ")]
+        assert (case.steps, case.group) == (4, "updates")
+        assert (case.method, case.shapes, case.needs) == (alone.method, alone.shapes, alone.needs)
+
+
+def test_a_case_of_a_file_has_the_settings_that_were_not_known_then():
+    old = {
+        "label": "x", "method": "individual", "options": {}, "seed": 1, "group": "main",
+        "shapes": [{"of": OURS, "share": 0.5}], "arguments": {}, "equals": ["y"],
+    }  # fmt: skip
+    wanted = Case("x", "individual", {}, 1, shapes=(Shape(OURS, 0.5),), equals=("y",))
+    assert Case.of(old) == wanted
+    assert (wanted.lr, wanted.steps) == (1, 1)
+    with pytest.raises(FileError, match=r"does not know, mood; read it with the version"):
+        Case.of({**old, "mood": 1})
 
 
 def test_options_of_all_cases_exist():

@@ -84,6 +84,27 @@ def test_the_summary_has_the_figures():
     }
 
 
+@pytest.mark.parametrize("stage", ["ranking", "l1 ranking", "lasso ranking"])
+def test_shares_are_of_the_joint_training_and_have_nothing_of_the_compiler(stage):
+    spent = {stage: 50.0, "search": 20.0, "joint": 200.0, "other": 3.0, "compiling": 500.0}
+    result = made(OURS, seconds=spent)
+    found = Comparison([result]).spent()
+    assert (found["rank"].mean, found["search"].mean) == (0.25, 0.1)
+    assert result.spent == 273
+
+
+def test_figures_of_held_out_pictures_choose_by_them_whatever_the_method():
+    rows = [(700, 70, 0.8, 0.1), (600, 60, 0.5, 0.9)]
+    found = Comparison([made("a", rows=rows, method="uniform"), made("b", rows=rows)])
+    assert found.at("a", 0, 0.75).test == 0.9
+    assert found.at("a", 0, 0.75, on=figures.HELD_OUT).held_out == 0.8
+    assert found.gain("b", "a", [0.75]).mean == pytest.approx(-80)
+    assert found.gain("b", "a", [0.75], on=figures.HELD_OUT).mean == 0
+    unknown = Comparison([made(n, rows=[(700, 70, None, 0.1)]) for n in "ab"])
+    assert unknown.gain("b", "a", [0.75], on=figures.HELD_OUT) is None
+    assert unknown.gain("b", "a", [0.75]).mean == 0
+
+
 def test_what_is_not_kept_is_no_figure():
     line = summary(Comparison([made(OURS, rows=rows_at(0.9, 0.8, 0.7, 0.6, 0.5))]))
     assert line["seeds"] == 0

@@ -6,8 +6,8 @@ import signal
 from dataclasses import replace
 
 import pytest
-from comparison import protocols, results, trial
-from comparison.cases import BASELINE, OURS, PLAIN, UNIFORM_SHAPE, Case, Shape
+from comparison import protocols, results, tables, trial
+from comparison.cases import BASELINE, LONG, OURS, PLAIN, UNIFORM_SHAPE, Case, Shape
 from comparison.figures import Comparison, summary
 from comparison.protocols import supernet
 from made_results import KEYS, TINY, TWO, made, run
@@ -132,6 +132,123 @@ def test_a_kill_is_told_from_a_stop(given, tmp_path):
     content = run(case, given, tmp_path)
     assert not content["seconds_complete"]
     assert content["seconds"]["full"] >= 5
+
+
+def test_a_resume_under_other_code_is_refused_or_told(given, tmp_path, monkeypatch):
+    """Stopped under one commit, gone on with under another one."""
+    case = Case(PLAIN, "individual", shapes=(Shape(UNIFORM_SHAPE, 1.0),))
+    with monkeypatch.context() as patch, trial.stopping_after(None):
+        patch.setattr(trial, "optimizer", counting([], 2))
+        with pytest.raises(Interrupted):
+            run(case, given, tmp_path)
+    monkeypatch.setenv("NESTLING_COMMIT", "def")
+    with pytest.raises(FileError, match=r"commit='abc' \(now 'def'\).* give --any-commit"):
+        run(case, given, tmp_path)
+    content = run(case, given, tmp_path, any_commit=True)
+    result = results.Result(content)
+    assert result.commits == {"abc", "def"}
+    assert content["commit"] == "abc"  # where it began
+    assert content["versions"]["torch"] == content["pieces"][1]["versions"]["torch"]
+    assert "commit abc, def" in tables.conditions([result], {})
+    monkeypatch.setattr(results, "versions", lambda: {"torch": "9"})
+    with pytest.raises(FileError, match=r"torch='.*' \(now '9'\)"):
+        run(case, given, tmp_path)
+
+
+def test_a_result_tells_the_code_of_the_training_not_that_of_the_end(given, tmp_path, monkeypatch):
+    case = Case(PLAIN, "individual", shapes=(Shape(UNIFORM_SHAPE, 1.0),))
+    plain = trial._trained
+
+    def trained(*args):
+        modules = plain(*args)
+        monkeypatch.setenv("NESTLING_COMMIT", "committed meanwhile")
+        return modules
+
+    monkeypatch.setattr(trial, "_trained", trained)
+    assert run(case, given, tmp_path)["commit"] == "abc"
+
+
+def test_a_training_that_an_earlier_version_began(given, tmp_path):
+    """Its work folder tells neither commit nor what cases have learned to tell since."""
+    case = Case(PLAIN, "individual", shapes=(Shape(UNIFORM_SHAPE, 1.0),))
+    run(case, given, tmp_path)
+    path = tmp_path / "work" / TINY.folder / case.name / "case.json"
+    begun = json.loads(path.read_text())
+    del begun["pieces"], begun["case"]["lr"], begun["case"]["steps"]
+    path.write_text(json.dumps(begun))
+    with pytest.raises(FileError, match=r"commit='unknown' \(now 'abc'\)"):
+        run(case, given, tmp_path)
+    content = run(case, given, tmp_path, any_commit=True)
+    assert results.Result(content).commits == {"unknown", "abc"}
+    with pytest.raises(ModelError, match=r"of .*unknown"):  # whose seconds nobody knows
+        trial._check_machine([results.Result(content)])
+
+
+def test_the_seconds_of_the_compiler_are_no_equal_compute():
+    seconds = {"joint": 100.0, "other": 20.0}
+    ours = made(OURS, seconds={**seconds, "compiling": 900.0})
+    base = made(BASELINE, method="uniform", seconds={"sandwich": 50.0, "compiling": 5.0})
+    case = Case(LONG, "uniform", equals=(BASELINE,))
+    _, epochs = trial._settled(case, None, {OURS: ours, BASELINE: base}, 10)
+    assert epochs == 24  # 120 seconds of 5 an epoch
+
+
+def test_several_steps_a_batch_are_those_of_a_training_on_each_batch_as_often(given, tmp_path):
+    """Four times the steps, on the same pictures; as many as a joint training of four makes."""
+    alone = Case(PLAIN, "individual", shapes=(Shape(UNIFORM_SHAPE, 1.0),))
+    several, once = replace(alone, label="several", steps=4), []
+    seen = []
+
+    def objective(net):
+        seen.append(net)
+        yield "module", "loss"
+
+    assert list(trial._repeated(objective, 3)("net")) == [("module", "loss")] * 3
+    assert seen == ["net"] * 3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "optimizer", counting(once))
+        run(alone, given, tmp_path)
+        first = len(once)
+        content = run(several, given, tmp_path)
+    assert len(once) - first == 4 * first == 4 * TINY.epochs * 4
+    assert results.Result(content).updates == 4
+
+
+def test_the_learning_rate_of_a_case_is_a_share_of_the_protocols(given, tmp_path, monkeypatch):
+    rates = []
+    plain = protocols.optimizer
+    monkeypatch.setattr(trial, "optimizer", lambda of: rates.append(of.lr) or plain(of))
+    case = Case(PLAIN, "individual", shapes=(Shape(UNIFORM_SHAPE, 1.0),))
+    one, other = (run(replace(case, label=f"x{lr}", lr=lr), given, tmp_path) for lr in (1.0, 0.3))
+    assert rates == pytest.approx([0.1, 0.03])
+    assert one["subnets"] != other["subnets"]
+
+
+def test_updates_for_a_batch_are_counted_in_the_options():
+    rows = [(1000 - n, 100, 0.5, 0.5) for n in range(5)]
+    for method, options, number in (
+        ("uniform", {}, 4),
+        ("uniform", {"random": 1}, 3),
+        ("uniform", {"summed": True}, 1),
+        ("progressive", {}, 4),
+        ("progressive", {"draw": 4}, 6),
+        ("progressive", {"draw": None}, 5),
+        ("slimmable", {}, 5),
+        ("norms", {}, 5),
+    ):
+        assert made("x", rows=rows, case=Case("x", method, options)).updates == number
+
+
+@pytest.mark.parametrize("method", ["uniform", "progressive"])
+def test_updates_for_a_batch_are_those_that_are_made(given, tmp_path, monkeypatch, method):
+    count = []
+    monkeypatch.setattr(trial, "optimizer", counting(count))
+    options = {"fractions": [1.0, 0.3]} if method == "uniform" else {**TWO, "rank_by": "random"}
+    content = run(Case("x", method, options), given, tmp_path)
+    joint = len(count) - sum(
+        TINY.epochs * 4 for stage in content["seconds"] if stage.endswith("ranking")
+    )
+    assert joint == results.Result(content).updates * TINY.epochs * 4
 
 
 def test_a_work_folder_of_other_settings_is_refused(given, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -120,6 +121,23 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained_own(tmp_path_factory, own_file):
     return _train(tmp_path_factory.mktemp("runs") / "own", f"{own_file}:make_model", "width=16")
+
+
+@pytest.fixture
+def train(nestling, tmp_path):
+    """Train on the digits for one epoch with a method and its options; returns the new folder."""
+
+    def call(method, **options):
+        out = tmp_path / f"{method}-{len(list(tmp_path.iterdir()))}"
+        given = [part for n, v in options.items() for part in ("--option", f"{n}={json.dumps(v)}")]
+        said = nestling(
+            "train", "--model", "digits_resnet", "--arg", "width=8", "--data", "digits",
+            "--epochs", 1, "--threads", 1, "--method", method, "--out", out, *given,
+        )  # fmt: skip
+        assert said.code == 0, said
+        return out
+
+    return call
 
 
 def _train(out, model, arg):

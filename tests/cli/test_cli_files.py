@@ -56,6 +56,10 @@ def test_info_text(nestling, copy):
     assert max(map(len, said.out.splitlines()[2:6])) <= 100
 
 
+def test_the_folder_of_a_run_stands_for_its_file(nestling, copy):
+    assert nestling("info", copy.parent).out == nestling("info", copy).out
+
+
 def test_info_without_a_profile(nestling, copy):
     (copy.parent / "model.profile.json").unlink()
     found = json.loads(nestling("info", copy, "--json").out)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from nestling.menu import Menu
+from nestling.report import read_run
 from nestling.search import conduct, progressive
 
 
@@ -80,6 +81,26 @@ def test_a_search_shows_its_path(nestling, trained, tmp_path):
     assert "The paths of the searches" in page
     assert "The accuracies of progressive search flatter" in page
     assert (tmp_path / "out" / "search-1.png").exists()
+
+
+def test_the_search_of_a_method_shows_its_path_too(nestling, train, trained, tmp_path, unmeasured):
+    run = train(
+        "progressive", rank_by=None, rank_epochs=0, fractions=[0.5], search="greedy",
+        search_options={"groups": 1, "floor": 0.5, "targets": [0.4]},
+    )  # fmt: skip
+    said = nestling("report", run, trained, "--out", tmp_path / "out", "--json")
+    assert said.code == 0, said
+    found = json.loads(said.out)
+    assert [method["label"] for method in found["methods"]] == ["progressive", "uniform"]
+    flatter = "the accuracies of progressive flatter"
+    assert sum(flatter in line for line in found["warnings"]) == 1
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "The paths of the searches" in page
+    assert "progressive, seed 0: the way it went" in page
+    pictures = {path.name for path in (tmp_path / "out").glob("search-*")}
+    assert pictures == {"search-1.png"}
+    (run / "checkpoint.safetensors.search.jsonl").unlink()
+    assert read_run(run / "model.nest").log is None
 
 
 def test_what_cannot_be_compared(nestling, trained, tmp_path):

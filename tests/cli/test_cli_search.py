@@ -89,6 +89,15 @@ def test_what_cannot_be_searched(nestling, run, tmp_path):
     assert nestling("search", run).failed("config.json")
 
 
+def test_norms_of_their_own_are_not_searched(nestling, train, unmeasured):
+    """The shared ones were trained with the full net alone."""
+    run = train("slimmable", fractions=[1.0, 0.5])
+    said = nestling("search", run, *QUICK)
+    assert said.failed("norm weights that all subnets share", "'bn1.", "--option own_norms=false")
+    assert "data:" not in said.err  # it fails early
+    assert {path.name for path in run.glob("progressive.*")} == set()
+
+
 def test_a_model_of_ones_own_class(nestling, trained_own, tmp_path, unmeasured):
     run = shutil.copytree(trained_own, tmp_path / "own")
     said = nestling("search", run, *QUICK, "--json")

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import nestling
-from nestling.subnet import binding
+from nestling.binding import binding
 
 pytestmark = pytest.mark.usefixtures("unmeasured")
 

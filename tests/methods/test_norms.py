@@ -5,8 +5,8 @@ import torch
 
 import nestling
 from nestling import ModelError, SpecError
+from nestling.binding import binding
 from nestling.rankers import lasso
-from nestling.subnet import binding
 from nestling.supernet import rearranged
 from nestling.training import Run
 from nestling.weights import tensors_of

@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 
 import nestling
 from nestling import BudgetError, DataError, ModelError, SpecError
-from nestling.methods.progressive import offered
-from nestling.subnet import binding
+from nestling.binding import binding
+from nestling.methods.progressive import offered, progressive
+from nestling.objectives import soft_cross_entropy
+from nestling.search import stage
 from nestling.supernet import rearranged
+from nestling.training import Run
 from nestling.weights import cloned, tensors_of
 
 QUICK = {"search_options": {"groups": 2}}
@@ -39,13 +42,13 @@ def fewer(losses, scores):
     ids=["given", "ranked"],
 )
 def test_a_stop_anywhere_changes_nothing(story, tmp_path, stops, options):
-    fit = story("progressive", labels_first=0.5, **{**QUICK, **options})
+    fit = story("progressive", distill=soft_cross_entropy, **{**QUICK, **options})
     fit.goes_on_everywhere(tmp_path, stops)
 
 
 @pytest.mark.parametrize("rank_by", ["l1", None])
 def test_a_search_before_the_first_checkpoint_goes_on_from_its_log(story, tmp_path, rank_by):
-    fit = story("progressive", rank_by=rank_by, start="ranked", epochs=1, **QUICK)
+    fit = story("progressive", rank_by=rank_by, rank_epochs=0, start="ranked", epochs=1, **QUICK)
     _, menu = fit(tmp_path / "whole")
     scores = fit.scores
     with pytest.raises(KeyboardInterrupt):
@@ -206,29 +209,24 @@ def space(small):
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 15), st.integers(0, 4)), min_size=1, max_size=12),
+    st.lists(st.integers(0, 15), min_size=1, max_size=12),
     st.lists(st.floats(0.05, 1.0), min_size=1, max_size=4),
 )
 def test_offered_is_what_exhaustion_finds(space, listed, fractions):
     every = [space.spec(dict(zip(space.axes, counts, strict=True))) for counts in
              itertools.product(*(axis.counts for axis in space.axes.values()))]  # fmt: skip
-    accuracies = {every[place]: level / 4 for place, level in listed}
-    whole = space.macs(space.full)
+    members = [every[place] for place in listed]
+    macs, whole = [space.macs(spec) for spec in members], space.macs(space.full)
     expected = {space.full}
     for fraction in fractions:
-        within = [s for s in accuracies if space.macs(s) <= fraction * whole]
-        best = max((accuracies[s] for s in within), default=None)
-        equal = [s for s in within if accuracies[s] == best]
-        largest = max(map(space.macs, equal), default=None)
-        expected |= {next(s for s in accuracies if s in equal and space.macs(s) == largest)
-                     } if equal else set()  # fmt: skip
+        order = sorted(range(len(members)), key=lambda place: (-macs[place], place))
+        fitting = [place for place in order if macs[place] <= fraction * whole]
+        expected |= {members[place] for place in fitting[:1]}
     if expected == {space.full} and min(fractions) < 1:
-        below = [f for f in fractions if f < 1]
-        if not any(space.macs(s) <= f * whole for s in accuracies for f in below):
-            with pytest.raises(BudgetError, match="smallest has"):
-                offered(space, accuracies, fractions)
-            return
-    found = offered(space, accuracies, fractions)
+        with pytest.raises(BudgetError, match="smallest has"):
+            offered(space, members, fractions)
+        return
+    found = offered(space, members, fractions)
     assert set(found) == expected
     assert [space.macs(s) for s in found] == sorted(map(space.macs, found), reverse=True)
 
@@ -303,3 +301,20 @@ def test_the_given_copy_is_not_the_net_s(story, snapshots):
     before = cloned(snapshots["noise ranking"])
     sums = [float(each["conv1.weight"].sum()) for each in (before, snapshots["joint"])]
     assert sums[0] == pytest.approx(sums[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("rank_by", ["l1", None])
+def test_the_search_has_a_trained_net_whatever_ranks(small, monkeypatch, rank_by):
+    """A ranker that does not train is given a net that is: the search scores above chance."""
+    found = {}
+
+    def searched(run, *given):
+        listed = stage.searched(run, *given)
+        found.update(dict(listed))
+        return listed
+
+    monkeypatch.setattr("nestling.methods.progressive.searched", searched)
+    net, data = small.supernet(), list(small.batches(48, seed=5))
+    run = Run(net, small.batches(), 12, held_out=data, optimizer=small.sgd)
+    progressive(run, rank_by=rank_by, fractions=(1.0, 0.5))
+    assert found[net.space.full] > 0.6  # chance is a third

@@ -7,8 +7,8 @@ from torch import nn
 
 import nestling
 from nestling import SpecError
+from nestling.optimizers import cosine
 from nestling.search import ladder
-from nestling.training import cosine
 
 
 @pytest.mark.parametrize(

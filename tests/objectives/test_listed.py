@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 import nestling
 from nestling import SpecError
+from nestling.binding import binding
 from nestling.objectives import listed
 from nestling.objectives.listed import drawn, largest_first
 
@@ -21,7 +22,7 @@ def members(net):
 
 
 def specs_of(pairs):
-    return [nestling.subnet.binding(subnet).counts for subnet, _ in pairs]
+    return [binding(subnet).counts for subnet, _ in pairs]
 
 
 @given(draw=st.integers(0, 6), seed=st.integers(0, 99))
@@ -94,7 +95,7 @@ def test_losses_and_gradients_equal_an_independent_computation(net, small, draw,
     for subnet, loss in listed(
         net, members(net), draw=draw, loss=cross_entropy if labels else None
     ):
-        counts.append(dict(nestling.subnet.binding(subnet).counts))
+        counts.append(dict(binding(subnet).counts))
         found.append(loss(subnet(images), targets))
         found[-1].backward()
 

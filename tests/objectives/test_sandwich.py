@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import nestling
 from nestling import SpecError
+from nestling.binding import binding
 from nestling.objectives import soft_cross_entropy
 from nestling.objectives.sandwich import drawn
 
@@ -19,7 +20,7 @@ def net(small):
 
 def members(net, **options):
     pairs = list(nestling.sandwich(net, **options))
-    return [nestling.subnet.binding(subnet).counts for subnet, _ in pairs], pairs
+    return [binding(subnet).counts for subnet, _ in pairs], pairs
 
 
 def test_members_are_the_largest_two_at_random_and_the_smallest(net):
@@ -223,3 +224,9 @@ def test_only_a_supernet_makes_subnets(kind, small):
     }.items():
         with pytest.raises(nestling.ModelError, match=rf"{name} takes a supernet.*nestling\.Sup"):
             call()
+
+
+@pytest.mark.parametrize("option", ["loss", "distill"])
+def test_a_loss_that_is_no_function_is_refused(net, option):
+    with pytest.raises(SpecError, match=f"{option}= is a function from .* not True"):
+        list(nestling.sandwich(net, **{option: True}))

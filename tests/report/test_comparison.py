@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import minimize
 
 from nestling.errors import FileError, NestlingError
-from nestling.report import Result
+from nestling.report import Point, Result, summarize
 from nestling.report import comparison as draw
 from nestling.report.comparison import spread
 from nestling.report.picture import COLORS, deep, in_lines
@@ -78,6 +78,32 @@ def test_budgets_choose_where_to_look(drawn):
     assert line.get_xdata() == pytest.approx([0.3 * FULL, 0.6 * FULL])
     with pytest.raises(NestlingError, match="largest of the budgets"):
         drawn(rows(), budgets=[1.0])
+
+
+def test_finished_points_are_drawn_as_they_are(drawn):
+    """A dearer point may be less accurate: other figures have chosen it."""
+    finished = [
+        Point("b", 0.5 * FULL, summarize([0.7, 0.8])),
+        Point("a", FULL, summarize([0.6, 0.62])),
+        Point("b", FULL, summarize([0.5])),
+        Point("b", 0.2 * FULL, summarize([0.9, 0.9])),
+    ]
+    figure = drawn(finished, whole=FULL)
+    first, second = lines_of(figure)
+    assert first.get_xdata() == pytest.approx([20, 50, 100])
+    assert first.get_ydata() == pytest.approx([90, 75, 50])
+    assert second.get_ydata() == pytest.approx([61])
+    assert [first.get_color(), second.get_color()] == list(COLORS[:2])
+    heights = [np.ptp(b.get_segments()[0][:, 1]) for b in figure.axes[0].collections]
+    assert heights == pytest.approx([100 * 0.1 * 2**0.5, 100 * 0.02 * 2**0.5])  # std of two
+    assert any("1 to 2 seeds" in text.get_text() for text in figure.texts)
+    for wrong, options in (
+        ([*finished, Result("a", 0, FULL, 0.5)], {}),
+        (finished, {"budgets": [FULL]}),
+        ([Point("a", FULL, summarize([60.0]))], {}),
+    ):
+        with pytest.raises(NestlingError, match=r"leave out|divide a percentage"):
+            drawn(wrong, **options)
 
 
 @pytest.mark.parametrize("methods", [1, 2, 7, 9])

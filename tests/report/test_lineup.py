@@ -173,6 +173,7 @@ def test_menus_of_ones_own_are_told_apart(make):
             {"facts": {"accuracy on": "50 held-out examples, which also chose the subnets"}},
             "the accuracies of other flatter",
         ),
+        ({"facts": {"chosen on": "the held-out batches"}}, "the accuracies of other flatter"),
     ],
 )
 def test_what_is_not_comparable_is_said(make, settings, words):
