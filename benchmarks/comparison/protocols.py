@@ -111,7 +111,7 @@ class Protocol:
 
 SHORT = Protocol(
     *("short", "cifar10", "resnet20"),
-    epochs=10,
+    epochs=8,
     lr=0.1,
     batch=128,
     seeds=(0, 1),
