@@ -234,7 +234,7 @@ def test_a_joint_step_is_the_step_of_a_training(summed):
     monotone = [group["lr"] for group in other.optimizer.param_groups]
     training = steps.Run(other.net, [batch], 1, precision="float32")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nestling.training.cosine", lambda *_: 1.0)
+        patch.setattr("nestling.loop.cosine", lambda *_: 1.0)
         training.train_stage(objective, summed=summed)
     assert monotone[0] > 0
     for one, same in zip(given.net.parameters(), other.net.parameters(), strict=True):
