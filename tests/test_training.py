@@ -194,7 +194,7 @@ def test_resume_of_a_finished_training_makes_the_same_menu(small, tmp_path, same
 )
 def test_a_killed_process_goes_on(small, tmp_path, same, kind, kill, number, unbroken):
     command = [sys.executable, small.__file__, kind, str(tmp_path), str(kill), str(int(number))]
-    first = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    first = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     if number == signal.SIGKILL:
         assert first.returncode == -signal.SIGKILL
     else:

@@ -86,7 +86,7 @@ def test_errors_have_no_colour_where_there_is_no_terminal():
 
 def test_a_process_says_the_same(shell):
     process = shell("info", "nowhere.nest")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert (process.returncode, out) == (2, "")
     assert err.startswith("error: ")
     assert err.count("\n") == 1

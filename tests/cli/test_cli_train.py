@@ -90,7 +90,7 @@ def test_a_killed_training_goes_on_exactly(nestling, shell, tmp_path):
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     if process.returncode == 0:
         pytest.skip("the training was over before it could be stopped")
     assert process.returncode == 130, err
