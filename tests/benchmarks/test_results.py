@@ -29,7 +29,7 @@ def test_results_of_two_machines_merge_by_copying(tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"protocol": {"epochs": 20}}, r"epochs=10 \(now 20\)"),
+        ({"protocol": {"epochs": 20}}, rf"epochs={protocol('short').epochs} \(now 20\)"),
         ({"protocol": {"lr": 0.2}}, r"lr=0.1 \(now 0.2\)"),
         ({"trained_in": "bfloat16"}, r"trained in='float32' \(now 'bfloat16'\)"),
     ],
