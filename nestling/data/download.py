@@ -53,6 +53,41 @@ def missing_error(
     )
 
 
+def found_or_fetched(
+    what: str, candidates: Sequence[Path], remote: Remote, *, download: bool
+) -> Path:
+    """Return the first of some paths that is a file; if there is none, fetch the last.
+
+    Args:
+        what: the data set.
+        candidates: paths in one folder.
+        remote: what to fetch.
+        download: whether it may be fetched.
+
+    Raises:
+        DataError: none is there, and it cannot be fetched.
+    """
+    for path in candidates:
+        if path.is_file():
+            return path
+    target = candidates[-1]
+    where, reason = target.parent, None
+    if download:
+        try:
+            fetch(remote, target)
+        except OSError as error:
+            reason = error
+        else:
+            return target
+    raise missing_error(
+        f"{what} ({candidates[0].name})",
+        where,
+        remote,
+        hint=f"put it in {where}",
+        reason=str(reason) if reason else None,
+    ) from reason
+
+
 def fetch(remote: Remote, target: Path) -> None:
     """Download a file to `target`, with a progress bar on stderr if that is a terminal.
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nestling.data.batches import Augmentation
 from nestling.data.dataset import Part
-from nestling.data.download import Remote, fetch, missing_error
+from nestling.data.download import Remote, found_or_fetched
 from nestling.data.memory import MemoryDataset
 from nestling.errors import DataError
 
@@ -77,18 +77,8 @@ def find_file(raw: Path, name: str, *, download: bool) -> Path:
         DataError: it is absent and cannot be fetched.
     """
     plain, packed = raw / name, raw / f"{name}.gz"
-    for path in (plain, packed):
-        if path.is_file():
-            return path
     remote = Remote(address=ADDRESS + packed.name, md5=MD5[name])
-    what, hint = f"fashion-mnist ({name})", f"put it in {raw}"
-    if not download:
-        raise missing_error(what, raw, remote, hint=hint)
-    try:
-        fetch(remote, packed)
-    except OSError as error:
-        raise missing_error(what, raw, remote, hint=hint, reason=str(error)) from error
-    return packed
+    return found_or_fetched("fashion-mnist", [plain, packed], remote, download=download)
 
 
 def read_part(images_path: Path, labels_path: Path) -> Part:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from nestling.data.dataset import Part
-from nestling.data.download import Remote, fetch, missing_error
+from nestling.data.download import Remote, found_or_fetched
 from nestling.data.memory import MemoryDataset
 from nestling.errors import DataError, brief
 
@@ -59,18 +59,8 @@ def find_file(where: Path, name: str, *, download: bool) -> Path:
     Raises:
         DataError: it is absent and cannot be fetched.
     """
-    path = where / name
-    if path.is_file():
-        return path
     remote = Remote(address=ADDRESS + name, md5=MD5[name])
-    what, hint = f"svhn ({name})", f"put it in {where}"
-    if not download:
-        raise missing_error(what, where, remote, hint=hint)
-    try:
-        fetch(remote, path)
-    except OSError as error:
-        raise missing_error(what, where, remote, hint=hint, reason=str(error)) from error
-    return path
+    return found_or_fetched("svhn", [where / name], remote, download=download)
 
 
 def read_part(path: Path) -> Part:

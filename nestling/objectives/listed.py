@@ -11,7 +11,7 @@ Source: Yang, He, Cao and Fan, A Progressive Sub-Network Searching Framework for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -31,7 +31,6 @@ def listed(
     draw: int | None = DRAW,
     loss: Loss | None = None,
     distill: Loss | None = None,
-    subnet: Callable[[Spec], nn.Module] | None = None,
 ) -> Iterator[tuple[nn.Module, Loss]]:
     """Yield the subnets of a step, each with its loss: the full net, members, the smallest.
 
@@ -42,7 +41,6 @@ def listed(
             putting back; None trains all.
         loss: as for `sandwich`.
         distill: as for `sandwich`.
-        subnet: what runs for a spec; that of the net's pool by default.
 
     Raises:
         SpecError: there is no member, one is not of the net, or `draw` is no whole number.
@@ -54,9 +52,8 @@ def listed(
     """
     check_supernet(net, "listed")
     check_draw(draw)
-    others, make = largest_first(net.space, members), subnet or net.pooled
-    specs = [net.space.full, *drawn(others, draw)]
-    yield from lessons((in_training(make(spec)) for spec in specs), loss, distill)
+    specs = [net.space.full, *drawn(largest_first(net.space, members), draw)]
+    yield from lessons((in_training(net.pooled(spec)) for spec in specs), loss, distill)
 
 
 def largest_first(space: Space, members: Sequence[Mapping[str, int]]) -> list[Spec]:

@@ -57,7 +57,7 @@ def sandwich(
         >>> optimizer.step(); optimizer.zero_grad()
     """
     check_supernet(net, "sandwich")
-    others = drawn(net, low, random)
+    others = random_widths(net, low, random)
     yield from lessons(
         (in_training(net.pooled(s)) for s in [net.space.full, *others]), loss, distill
     )
@@ -109,7 +109,7 @@ def _pupil(soft: Loss, taught: Sequence[Any]) -> Loss:
     return learn
 
 
-def drawn(net: Supernet, low: float, random: int) -> list[Spec]:
+def random_widths(net: Supernet, low: float, random: int) -> list[Spec]:
     """Return the specs of a step besides the full one: `random` of random width, the smallest.
 
     Raises:

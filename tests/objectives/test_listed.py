@@ -136,13 +136,6 @@ def test_distillation_with_a_loss_of_its_own(net):
     assert not seen[0].requires_grad
 
 
-def test_subnets_may_come_from_elsewhere(net):
-    made = {spec: net.subnet(spec) for spec in [net.space.full, *members(net)]}
-    found = [subnet for subnet, _ in listed(net, members(net), subnet=made.__getitem__)]
-    assert len(found) == 4
-    assert all(any(subnet is each for each in made.values()) for subnet in found)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

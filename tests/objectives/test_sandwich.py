@@ -10,7 +10,7 @@ import nestling
 from nestling import SpecError
 from nestling.binding import binding
 from nestling.objectives import soft_cross_entropy
-from nestling.objectives.sandwich import drawn
+from nestling.objectives.sandwich import random_widths
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_members_are_the_largest_two_at_random_and_the_smallest(net):
 def test_random_draws_repeat_under_a_seed(net):
     def draws(seed):
         torch.manual_seed(seed)
-        return [drawn(net, 0.25, 2) for _ in range(8)]
+        return [random_widths(net, 0.25, 2) for _ in range(8)]
 
     assert draws(3) == draws(3)
     assert draws(3) != draws(4)
@@ -47,7 +47,7 @@ def test_random_draws_repeat_under_a_seed(net):
 @settings(max_examples=30, deadline=None)
 def test_no_member_is_narrower_than_low(shared_net, low, random, seed):
     torch.manual_seed(seed)
-    specs = drawn(shared_net, low, random)
+    specs = random_widths(shared_net, low, random)
     least = shared_net.space.spec(width=low)
     assert len(specs) == random + 1
     assert specs[-1] == least
@@ -68,7 +68,7 @@ def test_gradient_equals_an_independent_computation(net, small):
     found = {name: p.grad.clone() for name, p in net.named_parameters()}
 
     torch.manual_seed(5)
-    specs = drawn(net, 0.25, 2)
+    specs = random_widths(net, 0.25, 2)
     total = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
     teacher = None
     for spec in [net.space.full, *specs]:
