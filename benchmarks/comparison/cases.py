@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatch
+from functools import partial
 from typing import Any
 
 from comparison.protocols import BUDGETS, Protocol
@@ -21,6 +22,8 @@ UPDATES = 4  # optimiser steps a batch of "progressive" and "uniform": one after
 CONTROL = "four steps a batch"
 UNIFORM_SHAPE = "a uniform width"
 PROJECTED = {"shortcut": "projection"}  # an argument of the residual nets' builders
+SLICE = 2_500  # held-out pictures that a search looks at, as in the paper
+GROUPS = {"short": 4, "full": 8}  # parts of an axis; the paper has both, and 4 halve the search
 DENSE = tuple(round(1 - number / 40, 3) for number in range(37))  # 1.0, 0.975 ... 0.1
 
 
@@ -53,6 +56,7 @@ class Case:
             epochs as cost as much as all of "progressive".
         lr: its learning rate, over the protocol's.
         steps: optimiser steps a batch of a net that is trained alone, each on the same batch.
+        looked_at: held-out pictures that its search looks at; None is all.
     """
 
     label: str
@@ -65,6 +69,7 @@ class Case:
     equals: tuple[str, ...] = ()
     lr: float = 1.0
     steps: int = 1
+    looked_at: int | None = None
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> Case:
@@ -123,10 +128,19 @@ def _main(of: Protocol, seed: int) -> list[Case]:
     return [
         _plain(seed),
         Case(BASELINE, "uniform", {}, seed),
-        Case(OURS, "progressive", {"fractions": list(DENSE)}, seed),
+        Case(OURS, "progressive", _searched(of), seed, looked_at=SLICE),
         Case("norms", "norms", {"fractions": listed[1:]}, seed),
         Case("slimmable", "slimmable", {"fractions": listed}, seed),
     ]
+
+
+def _searched(of: Protocol, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the options of "progressive", with changes; another search has none of its options."""
+    found = {"fractions": list(DENSE), **(changes or {})}
+    if "search" not in found:
+        groups = {"groups": GROUPS.get(of.name, GROUPS["full"])}
+        found["search_options"] = {**groups, **found.get("search_options", {})}
+    return found
 
 
 def _plain(seed: int, label: str = PLAIN, **more: Any) -> Case:
@@ -158,7 +172,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "plain steps": {"rank_options": {"steps": "plain", "score": "last"}},
     },
     "groups": {
-        "4 groups": {"search_options": {"groups": 4}},
+        **{f"{number} groups": {"search_options": {"groups": number}} for number in (4, 8)},
         "single steps": {"search_options": {"groups": None}},
     },
     "threshold": {
@@ -199,26 +213,31 @@ LOWER = 0.3  # of the learning rate: what a step for all passes may want, for it
 def ablations(of: Protocol, seed: int) -> list[Case]:
     """Return "progressive" and "uniform" with one thing changed at a time, and controls."""
     found = []
-    for label, method, own, varied in (
-        (OURS, "progressive", {"fractions": list(DENSE)}, VARIANTS),
-        (BASELINE, "uniform", {}, BASELINE_VARIANTS),
+    for label, method, looked_at, varied in (
+        (OURS, "progressive", SLICE, VARIANTS),
+        (BASELINE, "uniform", None, BASELINE_VARIANTS),
     ):
+        changed = partial(_searched, of) if label == OURS else dict[str, Any]
+        own, more = changed({}), {"seed": seed, "looked_at": looked_at}
         found += [
-            Case(f"{label}, {words}", method, {**own, **options}, seed, group)
+            Case(f"{label}, {words}", method, changed(options), group=group, **more)
             for group, variants in varied.items()
             for words, options in variants.items()
+            if changed(options) != own
         ]
         found += [
             Case(
                 f"{label}{words}, lr x {LOWER:g}",
-                *(method, {**own, **options}, seed, "learning rate"),
+                *(method, changed(options)),
+                group="learning rate",
                 lr=LOWER,
+                **more,
             )
             for words, options in RATES.items()
         ]
         if of.net.startswith("resnet"):
             words = f"{label}, projected shortcuts"
-            found.append(Case(words, method, own, seed, "shortcuts", arguments=PROJECTED))
+            found.append(Case(words, method, own, group="shortcuts", arguments=PROJECTED, **more))
     if of.net.startswith("resnet"):
         words = f"{PLAIN}, projected shortcuts"
         found.append(_plain(seed, words, group="shortcuts", arguments=PROJECTED))

@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 import nestling
@@ -37,6 +38,7 @@ from comparison.protocols import (
 from comparison.results import Result
 from nestling import container, methods
 from nestling.checkpoint import differing
+from nestling.data.dataset import split_by_class
 from nestling.errors import FileError, ModelError
 from nestling.interruption import Interrupted
 from nestling.menu import CALIBRATION
@@ -167,6 +169,10 @@ def _begun(
     if case.method == "progressive" and of.all_pictures:
         part = given.learn  # to rank and search
         chosen["train_all"] = batches(of, given, given.final, case.seed)
+    if case.looked_at is not None and case.looked_at < len(given.held_out.labels):
+        order = torch.arange(len(given.held_out.labels))
+        _, slice_ = split_by_class(given.held_out, case.looked_at, order)
+        chosen["held_out"] = list(scored(given, slice_))
     training = Repeating(
         net,
         batches(of, given, part, case.seed),
