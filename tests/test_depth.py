@@ -320,7 +320,7 @@ def test_training_methods_keep_the_full_depth(unmeasured):
 SMALL = {
     "digits_resnet": ((2, 1, 8, 8), {}),
     "resnet20": ((2, 3, 16, 16), {"width": 8}),
-    "mobilenet_v2": ((2, 3, 32, 32), {}),
+    "mobilenet_v2": ((2, 3, 32, 32), {"width": 0.25, "num_classes": 10}),
 }
 
 

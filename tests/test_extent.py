@@ -60,7 +60,7 @@ def test_kept_is_brute_force(extent, counts):
 
 
 @given(EXTENTS, COUNTS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_range_is_given_exactly_when_there_is_one(extent, counts):
     entries = extents.kept(extent, counts)
     span = extents.kept_range(extent, counts)

@@ -103,7 +103,6 @@ def test_contract_densenet():
     net = Supernet(model, x, step=2)
     check_full(net, x)
     check_masked(net, x)
-    check_isolation(net, x)
 
 
 class Features(nn.Module):
