@@ -16,7 +16,7 @@ from nestling import ModelError, SpecError, Supernet, UncalibratedWarning, model
 from nestling.binding import binding, is_calibrated
 from nestling.cut import Cut
 from nestling.supernet import rearranged
-from nestling.testing import check_full, check_isolation, check_masked, check_order, check_supernet
+from nestling.testing import check_full, check_masked, check_order, check_supernet
 from nestling.weights import tensors_of
 
 NARROW = {"num_classes": 4, "growth": 4, "hidden": (16, 16), "in_features": 3 * 32 * 32}
