@@ -19,7 +19,7 @@ from typing import Any
 import nestling
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("data", "models", "objectives", "rankers", "search", "methods", "costs")
+FOLDERS = ("data", "models", "objectives", "rankers", "search", "methods", "costs", "governor")
 
 
 def api() -> str:
@@ -48,7 +48,7 @@ def api() -> str:
 
 def by_name(folder: str, module: ModuleType) -> list[str]:
     """Return the lines on the functions of a folder that are found by the name of their file."""
-    if folder not in ("rankers", "methods"):
+    if folder not in ("rankers", "methods", "governor"):
         return []
     return [
         line

@@ -35,7 +35,7 @@ class DataError(NestlingError, ValueError):
 
 
 class EngineError(NestlingError, RuntimeError):
-    """A request that an engine refuses or cannot answer: it is closed, forked, or its worker died."""
+    """A request that an engine refuses, or that it cannot answer."""
 
 
 class FullError(EngineError):

@@ -1,4 +1,4 @@
-"""The engine: requests from any number of threads through one loaded model, batched and governed."""
+"""The engine: requests from any thread through one loaded model, batched and governed."""
 
 from nestling.engine.engine import Engine
 from nestling.engine.sight import Sight

@@ -68,7 +68,9 @@ class Collation:
                 raise self._refused(example)
         return tensors
 
-    def call(self, examples: Sequence[tuple[Tensor, ...]]) -> tuple[list[Tensor], dict[str, Tensor]]:
+    def call(
+        self, examples: Sequence[tuple[Tensor, ...]]
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Return the positional inputs and the keywords of a call with examples."""
         if len(examples) == 1:
             stacked = [tensor[None] for tensor in examples[0]]

@@ -26,8 +26,8 @@ from nestling.engine.sight import Sight, percentile
 from nestling.engine.worker import Run, Worker
 from nestling.errors import EngineError, FullError, ModelError, brief
 from nestling.governor import Choice, Forecast
-from nestling.governor.fixed import within
 from nestling.governor.checks import positive
+from nestling.governor.fixed import within
 from nestling.runtime import LoadedModel, load
 
 QUEUE = 1024  # requests that may wait

@@ -7,8 +7,8 @@ request's, so that watts are those above rest, as profiles have them.
 from __future__ import annotations
 
 from nestling.errors import BudgetError
-from nestling.governor.forecast import Forecast
 from nestling.governor.checks import positive
+from nestling.governor.forecast import Forecast
 from nestling.governor.records import Policy
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from nestling.errors import BudgetError, did_you_mean
-from nestling.governor.forecast import Forecast
 from nestling.governor.checks import positive
+from nestling.governor.forecast import Forecast
 from nestling.governor.records import Policy
 
 

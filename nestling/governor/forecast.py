@@ -131,9 +131,7 @@ class Forecast:
         return self.names.index(name)
 
 
-def _worth_choosing(
-    scores: Mapping[str, float], rows: Mapping[str, Sequence[float]]
-) -> list[str]:
+def _worth_choosing(scores: Mapping[str, float], rows: Mapping[str, Sequence[float]]) -> list[str]:
     """Return the names that no better one beats at every batch, fastest first."""
     ranked = sorted(rows, key=lambda name: (-scores[name], rows[name][-1]))
     kept: list[str] = []

@@ -16,8 +16,8 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from nestling.errors import BudgetError
-from nestling.governor.forecast import Forecast
 from nestling.governor.checks import positive
+from nestling.governor.forecast import Forecast
 from nestling.governor.records import Policy
 
 ROOM = 1.1  # times the arrivals that a rung must be able to run

@@ -1,6 +1,6 @@
-"""Records: what the governor is told, what it remembers, and what it answers; nothing is written to.
+"""Records: what the governor is told, what it remembers, and what it answers; all read-only.
 
-They are tuples, which take a tenth of a frozen dataclass's time to make: one step makes two.
+What a step makes are tuples, which are made in a quarter of a frozen dataclass's time.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ def schedule(
 
     Example:
         >>> forecast = Forecast.of({"full": 0.9, "half": 0.8}, {1: {"full": 8.0, "half": 4.0}})
-        >>> night = {"objective": "fixed", "subnet": "half"}
-        >>> found = schedule(forecast, at={"07:00": {"objective": "fixed"}, "22:30": night}, start=0)
+        >>> day, night = {"objective": "fixed"}, {"objective": "fixed", "subnet": "half"}
+        >>> found = schedule(forecast, at={"07:00": day, "22:30": night}, start=0)
         >>> found.moment(0.0).goal, found.moment(8 * 3600.0).goal
         ('always half', 'always full')
     """

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from simulated import ladder
 
@@ -66,7 +68,9 @@ def test_latency_goes_down_at_once(seen):
 
 
 def test_latency_knows_what_it_cannot_meet():
-    with pytest.raises(BudgetError, match=r"no entry meets p99 <= 0.5 ms: the fastest.*'e0'.* 1 ms"):
+    with pytest.raises(
+        BudgetError, match=r"no entry meets p99 <= 0.5 ms: the fastest.*'e0'.* 1 ms"
+    ):
         policy("latency", FORECAST, {"ms": 0.5})
     for bad in (0, -1, float("nan"), float("inf"), "20", True, None):
         with pytest.raises(BudgetError, match="ms= is a finite number above 0"):
@@ -125,7 +129,7 @@ def test_fixed_by_name_and_by_budget():
     assert chosen(policy("fixed", forecast, {"macs": 250, "latency_ms": 1.5})).entry == "e0"
     with pytest.raises(BudgetError, match="fastest here is 'e0', which needs macs=100"):
         policy("fixed", forecast, {"macs": 10})
-    with pytest.raises(BudgetError, match="no entry 'e9'.*e0, e1, e2, e3"):
+    with pytest.raises(BudgetError, match=r"no entry 'e9'.*e0, e1, e2, e3"):
         policy("fixed", forecast, {"subnet": "e9"})
     with pytest.raises(BudgetError, match="leave one out"):
         policy("fixed", forecast, {"subnet": "e1", "macs": 200})
@@ -159,9 +163,9 @@ def test_energy_holds_joules_and_watts():
         reading = Reading(0.1 * number, 1, 0.0, 6, 1, 1, 2.0, joules=0.04 if state.rung else 0.02)
         state, choice = step(state, reading._replace(rung=state.rung))
     assert choice.entry == "e0"
-    with pytest.raises(BudgetError, match="thriftiest here is 'e0' with 0.01 joules"):
+    with pytest.raises(BudgetError, match=r"thriftiest here is 'e0' with 0.01 joules"):
         policy("energy", forecast, {"joules": 0.001})
-    with pytest.raises(BudgetError, match="not available here.*none are made up"):
+    with pytest.raises(BudgetError, match=r"not available here.*none are made up"):
         policy("energy", FORECAST, {"watts": 3})
     with pytest.raises(BudgetError, match="needs a cap"):
         policy("energy", forecast, {})
@@ -177,7 +181,7 @@ def test_schedule_follows_the_time_of_the_day_and_no_other_clock():
         seen.append(choice.entry)
     assert seen[0] == "e3"
     assert seen[-1] == "e0"
-    assert sum(a != b for a, b in zip(seen, seen[1:], strict=False)) == 1
+    assert sum(a != b for a, b in itertools.pairwise(seen)) == 1
     assert made.goal == "from 08:00 always e3; from 22:30 always e0"
     for bad in ({}, {"8": {"objective": "fixed"}}, {"25:00": {"objective": "fixed"}}, {"08:00": 3}):
         with pytest.raises(BudgetError):
@@ -200,7 +204,10 @@ def test_between_measured_batches_the_forecast_is_a_straight_line():
 
 def test_what_is_no_faster_than_a_better_one_has_no_rung():
     scores = {"full": 0.9, "half": 0.8, "odd": 0.7, "tiny": 0.6}
-    times = {1: {"full": 8, "half": 4, "odd": 5, "tiny": 1}, 4: {"full": 9, "half": 5, "odd": 5, "tiny": 2}}
+    times = {
+        1: {"full": 8, "half": 4, "odd": 5, "tiny": 1},
+        4: {"full": 9, "half": 5, "odd": 5, "tiny": 2},
+    }
     assert Forecast.of(scores, times).names == ("tiny", "half", "full")
 
 
