@@ -32,6 +32,7 @@ def add_to(app: typer.Typer) -> None:
             "nestling run model.nest picture.png",
             "nestling run model.nest batch.npy --fraction 0.25 --json",
             "nestling run model.nest picture.jpg --latency-ms 8",
+            "nestling run model.nest --watch --option ms=20 --shape bursty8",
             "python make_inputs.py | nestling run model.nest - --subnet m50",
         )
     )(run)
@@ -40,12 +41,12 @@ def add_to(app: typer.Typer) -> None:
 def run(
     file: File,
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="INPUT",
             help="A .npy file, a picture (PNG, JPEG ...), or - for .npy data on stdin.",
         ),
-    ],
+    ] = None,
     fraction: Annotated[float | None, typer.Option(help="Share of the full net's MACs.")] = None,
     latency_ms: Annotated[
         float | None, typer.Option(help="Milliseconds of a call, as profiled on this machine.")
@@ -59,14 +60,55 @@ def run(
     threads: Threads = None,
     model: OwnModel = None,
     arg: ModelArgs = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show the model under a load that is made up.")
+    ] = False,
+    objective: Annotated[
+        str | None, typer.Option(help="latency (default), throughput, fixed, energy, schedule.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Of the objective, such as ms=20; repeatable."),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests a second of --watch.", min=1e-3, max=1e6)
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="even, poisson, bursty4, bursty8, step (default), trace.")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--for", metavar="SECONDS", help="How long.", min=0.1)
+    ] = None,
     json: AsJson = False,
 ) -> None:
-    """Run an input through the best subnet within a budget; the full net without one."""
+    """Run an input through the best subnet within a budget; the full net without one.
+
+    With --watch there is no input: a load is made up, and a live view shows how the governor holds
+    the objective.
+    """
     from nestling import experiment
-    from nestling.errors import BudgetError
+    from nestling.errors import BudgetError, DataError
 
     budget = {"fraction": fraction, "latency_ms": latency_ms, "macs": macs, "params": params}
     given = {name: value for name, value in {**budget, "bytes": size}.items() if value is not None}
+    load = {"objective": objective, "option": option, "rate": rate, "shape": shape, "for": seconds}
+    asked = {name: value for name, value in load.items() if value is not None and value != []}
+    if watch:
+        extra = [*given, *["subnet"] * (subnet is not None), *["INPUT"] * (source is not None)]
+        if extra:
+            raise BudgetError(
+                f"--watch makes up its inputs and holds an objective, so that {', '.join(extra)} "
+                "says nothing; leave it out, or write --objective fixed --option subnet=NAME"
+            )
+        with experiment.threads(threads or 0):
+            _watch(opened(file, model, arg), file, asked, json)
+        return
+    if source is None:
+        raise DataError(
+            "an input is missing; give a .npy file, a picture or - for stdin; or --watch"
+        )
+    if asked:
+        raise BudgetError(f"--{', --'.join(asked)} is for --watch; add it, or leave them out")
     if subnet is not None and given:
         raise BudgetError(
             f"a subnet is chosen by name or by budget, but --subnet and {', '.join(given)} were "
@@ -88,6 +130,18 @@ def run(
         terminal.put_json({"subnet": _figures(entry), "ms": milliseconds, "results": results})
     else:
         _write(results)
+
+
+def _watch(loaded: LoadedModel, file: Path, asked: Mapping[str, Any], json: bool) -> None:
+    """Show a model under a load."""
+    from nestling.cli.watch import Wishes, watch
+    from nestling.target import arguments
+
+    names = {"for": "seconds", "option": "options"}
+    wishes = {names.get(name, name): value for name, value in asked.items()}
+    if "options" in wishes:
+        wishes["options"] = arguments(wishes["options"])
+    watch(loaded, file, Wishes(**wishes), json=json)
 
 
 def _chosen(loaded: LoadedModel, file: Path, given: dict[str, float], batch: int) -> Entry:

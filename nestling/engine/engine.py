@@ -10,7 +10,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +20,7 @@ from nestling import governor
 from nestling.engine import figures
 from nestling.engine.collation import Collation
 from nestling.engine.dispatcher import Dispatcher, Steer, steered
+from nestling.engine.reply import Reply
 from nestling.engine.request import Request
 from nestling.engine.sight import Sight, percentile
 from nestling.engine.worker import Run, Worker
@@ -121,8 +121,10 @@ class Engine:
         priority: int = 0,
         since: float | None = None,
         **budget: Any,
-    ) -> Future[Any]:
-        """Take one example and return at once; the future gets its output.
+    ) -> Reply:
+        """Take one example and return at once; the reply gets its output.
+
+        It is a future (`result()`, `cancel()` ...) that also tells which subnet answered.
 
         An example that does not fit the model fails alone, in its future. It is not copied: do not
         write to it before it is answered.
@@ -194,22 +196,22 @@ class Engine:
         Returns:
             Outputs as the model gives them for a batch: one tensor, or a list.
         """
-        futures: list[Future[Any]] = []
+        replies: list[Reply] = []
         waiting = 0
         for example in examples:
             while True:
                 try:
-                    futures.append(self.submit(example, **options))
+                    replies.append(self.submit(example, **options))
                     break
                 except FullError:
-                    if waiting == len(futures):
+                    if waiting == len(replies):
                         raise  # others fill the queue
-                    futures[waiting].exception()
+                    replies[waiting].exception()
                     waiting += 1
-        errors = [error for error in (each.exception() for each in futures) if error is not None]
+        errors = [error for error in (each.exception() for each in replies) if error is not None]
         if errors:
             raise errors[0]
-        return self._collation.together([each.result() for each in futures])
+        return self._collation.together([each.result() for each in replies])
 
     # -- what it does ----------------------------------------------------------------------------
 
@@ -368,8 +370,8 @@ def _check_deadline(milliseconds: Any) -> None:
         positive("deadline_ms", milliseconds)
 
 
-def _failed(error: Exception) -> Future[Any]:
-    future: Future[Any] = Future()
+def _failed(error: Exception) -> Reply:
+    future = Reply()
     future.set_exception(error)
     return future
 

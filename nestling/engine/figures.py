@@ -16,7 +16,7 @@ SECONDS = 0.3  # longest time to measure one entry at one batch
 
 def measured(model: LoadedModel, batches: Collection[int] = BATCHES) -> LoadedModel:
     """Return the model with latencies measured here, of each batch that is not known yet."""
-    known = _known(model)
+    known = known_batches(model)
     for batch in batches:
         if batch not in known:
             model = model.measured(batch, seconds=SECONDS)
@@ -34,7 +34,7 @@ def forecast(model: LoadedModel, without: Collection[str] = ()) -> Forecast:
         BudgetError: nothing was measured here in the way that the model runs, with one example.
     """
     menu = model.menu
-    known = _known(model)
+    known = known_batches(model)
     if 1 not in known:
         menu.latencies(1, backend(model.packed))  # refuses, with what was measured and the command
     offered = [entry for entry in menu if entry.offered and entry.name not in without]
@@ -57,7 +57,7 @@ def forecast(model: LoadedModel, without: Collection[str] = ()) -> Forecast:
     return Forecast.of({entry.name: score(entry) for entry in offered}, times, costs=costs)
 
 
-def _known(model: LoadedModel) -> list[int]:
+def known_batches(model: LoadedModel) -> list[int]:
     """Return the batches that were measured on this device, in the way that the model runs."""
     menu = model.menu
     way = backend(model.packed)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
+from nestling.engine.reply import Reply
 from nestling.governor import Choice
 
 
@@ -31,7 +30,7 @@ class Request:
     deadline: float = float("inf")
     priority: int = 0
     rungs: tuple[int, ...] | None = None
-    future: Future[Any] = field(default_factory=Future)
+    future: Reply = field(default_factory=Reply)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

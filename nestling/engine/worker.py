@@ -113,6 +113,7 @@ class Worker:
             failed = sum(isinstance(each, BaseException) for each in answers)
             self._desk.done(batch, now, -1.0 if failed else 1000 * (now - start), failed)
         for request, answer in zip(batch.requests, answers, strict=True):
+            request.future.entry, request.future.ms = batch.entry, 1000 * (now - request.since)
             settle(request, answer)
 
     def _outputs(self, requests: Sequence[Request], entry: str) -> list[Any]:

@@ -7,6 +7,9 @@ A rung fits when, with calls as slow as the slow ones of late,
 - the next request and the whole queue are done within the limit;
 - it runs more examples a second than arrive, with `ROOM` to spare.
 
+Where nothing fits, batches are as large as the profile itself allows by the first rule: what waits
+is late already, and small batches would only make the queue longer.
+
 Source for the first rule: Crankshaw et al., Clipper: A Low-Latency Online Prediction Serving System
 (NSDI 2017), section 4.3.
 """
@@ -47,6 +50,7 @@ def latency(forecast: Forecast, *, ms: float, percentile: float = 99.0) -> Polic
             f"{forecast.times[0][1]:.3g} ms for one example; allow more, or train a smaller one"
         )
     times, speeds = forecast.times, forecast.speeds
+    plain = [max(forecast.batch_within(rung, limit / 2), 1) for rung in range(len(times))]
 
     def judge(
         rung: int, usual: float, slow: float, queue: int, waited: float, rate: float, _: float
@@ -54,7 +58,7 @@ def latency(forecast: Forecast, *, ms: float, percentile: float = 99.0) -> Polic
         alone = times[rung]
         most = bisect_right(alone, limit / (usual + slow)) - 1
         if most < 1:
-            return False, 1
+            return False, plain[rung]
         batch = queue if queue < most else most
         speed = speeds[rung][most] / usual
         fits = (
@@ -62,7 +66,7 @@ def latency(forecast: Forecast, *, ms: float, percentile: float = 99.0) -> Polic
             and queue <= speed * limit
             and rate * ROOM <= speed
         )
-        return fits, most
+        return fits, most if fits else max(most, plain[rung])
 
     hold = min(max(HOLDS * limit / 1000, 0.1), 10.0)
     return Policy(goal, forecast, judge, hold, limit, share, gap=HOLDS * hold)
