@@ -184,6 +184,11 @@ def pretrained_table() -> str:
     return "\n".join(lines)
 
 
+def serving_tables() -> str:
+    """Return the tables of the serving benchmark, from its kept results."""
+    return str(benchmark("serving").page())
+
+
 TABLES = {
     "overhead": overhead_table,
     "worst": worst_table,
@@ -191,6 +196,7 @@ TABLES = {
     "coverage": coverage_table,
     "covered": covered,
     "accuracy": accuracy_tables,
+    "serving": serving_tables,
 }
 
 
