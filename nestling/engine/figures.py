@@ -7,7 +7,6 @@ from collections.abc import Collection
 from nestling.entry import score
 from nestling.errors import BudgetError
 from nestling.governor import Forecast
-from nestling.menu import backend
 from nestling.runtime import LoadedModel
 
 BATCHES = (1, 2, 4, 8, 16, 32)  # that are measured where nothing is known
@@ -36,13 +35,13 @@ def forecast(model: LoadedModel, without: Collection[str] = ()) -> Forecast:
     menu = model.menu
     known = known_batches(model)
     if 1 not in known:
-        menu.latencies(1, backend(model.packed))  # refuses, with what was measured and the command
+        menu.latencies(1, _way(model))  # refuses, with what was measured and the command
     offered = [entry for entry in menu if entry.offered and entry.name not in without]
     if not offered:
         raise BudgetError(
             "no entry of the menu is on offer on this device; see `nestling info FILE` for why"
         )
-    tables = {batch: menu.latencies(batch, backend(model.packed)) for batch in known}
+    tables = {batch: menu.latencies(batch, _way(model)) for batch in known}
     whole = max(1, menu.full.macs)
     costs = {
         "fraction": {entry.name: entry.macs / whole for entry in offered},
@@ -60,5 +59,10 @@ def forecast(model: LoadedModel, without: Collection[str] = ()) -> Forecast:
 def known_batches(model: LoadedModel) -> list[int]:
     """Return the batches that were measured on this device, in the way that the model runs."""
     menu = model.menu
-    way = backend(model.packed)
+    way = _way(model)
     return sorted(key.batch for key in menu.profile.tables if key == menu.key(key.batch, way))
+
+
+def _way(model: LoadedModel) -> str:
+    """Return what the latencies of the model's entries are filed under."""
+    return "packed" if model.packed else "eager"

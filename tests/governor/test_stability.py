@@ -105,6 +105,7 @@ def test_wild_readings_change_no_state_for_the_worse(readings):
         assert 0 <= choice.rung <= forecast.top
         assert 1 <= choice.batch <= forecast.largest
         assert math.isfinite(state.time)
+        assert state.clock is None or math.isfinite(state.clock)
         assert 0 <= state.rate < math.inf
         assert 1 <= state.caution <= 2.0
         assert 1.05 <= state.spread <= 4
