@@ -6,7 +6,7 @@ import io
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +23,24 @@ if TYPE_CHECKING:
     from nestling.runtime import LoadedModel
 
 TOP = 5
+
+Watch = Annotated[
+    bool, typer.Option("--watch", help="Show the model under a load that is made up.")
+]
+Objective = Annotated[
+    str | None, typer.Option(help="latency (default), throughput, fixed, energy, schedule.")
+]
+ObjectiveOptions = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=VALUE", help="Of the objective, such as ms=20."),
+]
+Rate = Annotated[float | None, typer.Option(help="Requests a second.", min=1e-3, max=1e6)]
+Shape = Annotated[
+    str | None, typer.Option(help="even, poisson, bursty4, bursty8, step (default), trace.")
+]
+Lasting = Annotated[
+    float | None, typer.Option("--for", metavar="SECONDS", help="How long.", min=0.1)
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -60,25 +78,12 @@ def run(
     threads: Threads = None,
     model: OwnModel = None,
     arg: ModelArgs = None,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Show the model under a load that is made up.")
-    ] = False,
-    objective: Annotated[
-        str | None, typer.Option(help="latency (default), throughput, fixed, energy, schedule.")
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Of the objective, such as ms=20; repeatable."),
-    ] = None,
-    rate: Annotated[
-        float | None, typer.Option(help="Requests a second of --watch.", min=1e-3, max=1e6)
-    ] = None,
-    shape: Annotated[
-        str | None, typer.Option(help="even, poisson, bursty4, bursty8, step (default), trace.")
-    ] = None,
-    seconds: Annotated[
-        float | None, typer.Option("--for", metavar="SECONDS", help="How long.", min=0.1)
-    ] = None,
+    watch: Watch = False,
+    objective: Objective = None,
+    option: ObjectiveOptions = None,
+    rate: Rate = None,
+    shape: Shape = None,
+    seconds: Lasting = None,
     json: AsJson = False,
 ) -> None:
     """Run an input through the best subnet within a budget; the full net without one.
@@ -94,12 +99,8 @@ def run(
     load = {"objective": objective, "option": option, "rate": rate, "shape": shape, "for": seconds}
     asked = {name: value for name, value in load.items() if value is not None and value != []}
     if watch:
-        extra = [*given, *["subnet"] * (subnet is not None), *["INPUT"] * (source is not None)]
-        if extra:
-            raise BudgetError(
-                f"--watch makes up its inputs and holds an objective, so that {', '.join(extra)} "
-                "says nothing; leave it out, or write --objective fixed --option subnet=NAME"
-            )
+        others = {**given, "subnet": subnet, "INPUT": source}
+        _check_alone([name for name, value in others.items() if value is not None])
         with experiment.threads(threads or 0):
             _watch(opened(file, model, arg), file, asked, json)
         return
@@ -117,19 +118,36 @@ def run(
     loaded = opened(file, model, arg)
     inputs = _read(source, loaded)
     with experiment.threads(threads or 0):
-        if subnet is not None:
-            entry = loaded.menu[subnet]
-        else:
-            entry = _chosen(loaded, file, given, len(inputs))
-        started = time.perf_counter()
-        outputs = loaded(inputs, subnet=entry.name)
-        milliseconds = 1000 * (time.perf_counter() - started)
+        entry = loaded.menu[subnet] if subnet is not None else None
+        _answer(loaded, inputs, entry or _chosen(loaded, file, given, len(inputs)), json)
+
+
+def _answer(loaded: LoadedModel, inputs: Tensor, entry: Entry, json: bool) -> None:
+    """Run inputs through a subnet and write the results."""
+    started = time.perf_counter()
+    outputs = loaded(inputs, subnet=entry.name)
+    milliseconds = 1000 * (time.perf_counter() - started)
     terminal.say(_told(entry, milliseconds))
     results = _results(outputs, loaded.menu.facts.get("classes"))
     if json:
         terminal.put_json({"subnet": _figures(entry), "ms": milliseconds, "results": results})
     else:
         _write(results)
+
+
+def _check_alone(others: Sequence[str]) -> None:
+    """Check that nothing is asked for beside --watch that it has no use for.
+
+    Raises:
+        BudgetError: something is.
+    """
+    from nestling.errors import BudgetError
+
+    if others:
+        raise BudgetError(
+            f"--watch makes up its inputs and holds an objective, so that {', '.join(others)} "
+            "says nothing; leave it out, or write --objective fixed --option subnet=NAME"
+        )
 
 
 def _watch(loaded: LoadedModel, file: Path, asked: Mapping[str, Any], json: bool) -> None:
