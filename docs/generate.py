@@ -19,7 +19,7 @@ from typing import Any
 import nestling
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("data", "models", "objectives", "rankers", "search", "methods", "costs")
+FOLDERS = ("data", "models", "objectives", "rankers", "search", "methods", "costs", "governor")
 
 
 def api() -> str:
@@ -48,7 +48,7 @@ def api() -> str:
 
 def by_name(folder: str, module: ModuleType) -> list[str]:
     """Return the lines on the functions of a folder that are found by the name of their file."""
-    if folder not in ("rankers", "methods"):
+    if folder not in ("rankers", "methods", "governor"):
         return []
     return [
         line
@@ -184,6 +184,11 @@ def pretrained_table() -> str:
     return "\n".join(lines)
 
 
+def serving_tables() -> str:
+    """Return the tables of the serving benchmark, from its kept results."""
+    return str(benchmark("serving").page())
+
+
 TABLES = {
     "overhead": overhead_table,
     "worst": worst_table,
@@ -191,6 +196,7 @@ TABLES = {
     "coverage": coverage_table,
     "covered": covered,
     "accuracy": accuracy_tables,
+    "serving": serving_tables,
 }
 
 

@@ -6,10 +6,12 @@ latency, memory and computation in microseconds.
 """
 
 from nestling import axes, costs, data, methods, models, objectives, rankers, search
+from nestling.engine import Engine
 from nestling.entry import Entry
 from nestling.errors import (
     BudgetError,
     DataError,
+    EngineError,
     FileError,
     ModelError,
     NestlingError,
@@ -32,6 +34,8 @@ __all__ = [
     "Axis",
     "BudgetError",
     "DataError",
+    "Engine",
+    "EngineError",
     "Entry",
     "FileError",
     "LoadedModel",

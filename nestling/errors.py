@@ -34,6 +34,18 @@ class DataError(NestlingError, ValueError):
     """A data set that is missing or damaged, or a batch that does not fit."""
 
 
+class EngineError(NestlingError, RuntimeError):
+    """A request that an engine refuses, or that it cannot answer."""
+
+
+class FullError(EngineError):
+    """An engine's queue is full: the request was not taken, and can be tried again later."""
+
+
+class ExpiredError(EngineError, TimeoutError):
+    """A request's deadline came before it could be answered, so that it was not run."""
+
+
 class UncalibratedWarning(UserWarning):
     """A subnet is evaluated with norm statistics that are mere slices of the full net's."""
 

@@ -6,7 +6,7 @@ import io
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +24,24 @@ if TYPE_CHECKING:
 
 TOP = 5
 
+Watch = Annotated[
+    bool, typer.Option("--watch", help="Show the model under a load that is made up.")
+]
+Objective = Annotated[
+    str | None, typer.Option(help="latency (default), throughput, fixed, energy, schedule.")
+]
+ObjectiveOptions = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=VALUE", help="Of the objective, such as ms=20."),
+]
+Rate = Annotated[float | None, typer.Option(help="Requests a second.", min=1e-3, max=1e6)]
+Shape = Annotated[
+    str | None, typer.Option(help="even, poisson, bursty4, bursty8, step (default), trace.")
+]
+Lasting = Annotated[
+    float | None, typer.Option("--for", metavar="SECONDS", help="How long.", min=0.1)
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the verb."""
@@ -32,6 +50,7 @@ def add_to(app: typer.Typer) -> None:
             "nestling run model.nest picture.png",
             "nestling run model.nest batch.npy --fraction 0.25 --json",
             "nestling run model.nest picture.jpg --latency-ms 8",
+            "nestling run model.nest --watch --option ms=20 --shape bursty8",
             "python make_inputs.py | nestling run model.nest - --subnet m50",
         )
     )(run)
@@ -40,12 +59,12 @@ def add_to(app: typer.Typer) -> None:
 def run(
     file: File,
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="INPUT",
             help="A .npy file, a picture (PNG, JPEG ...), or - for .npy data on stdin.",
         ),
-    ],
+    ] = None,
     fraction: Annotated[float | None, typer.Option(help="Share of the full net's MACs.")] = None,
     latency_ms: Annotated[
         float | None, typer.Option(help="Milliseconds of a call, as profiled on this machine.")
@@ -59,14 +78,38 @@ def run(
     threads: Threads = None,
     model: OwnModel = None,
     arg: ModelArgs = None,
+    watch: Watch = False,
+    objective: Objective = None,
+    option: ObjectiveOptions = None,
+    rate: Rate = None,
+    shape: Shape = None,
+    seconds: Lasting = None,
     json: AsJson = False,
 ) -> None:
-    """Run an input through the best subnet within a budget; the full net without one."""
+    """Run an input through the best subnet within a budget; the full net without one.
+
+    With --watch there is no input: a load is made up, and a live view shows how the governor holds
+    the objective.
+    """
     from nestling import experiment
-    from nestling.errors import BudgetError
+    from nestling.errors import BudgetError, DataError
 
     budget = {"fraction": fraction, "latency_ms": latency_ms, "macs": macs, "params": params}
     given = {name: value for name, value in {**budget, "bytes": size}.items() if value is not None}
+    load = {"objective": objective, "option": option, "rate": rate, "shape": shape, "for": seconds}
+    asked = {name: value for name, value in load.items() if value is not None and value != []}
+    if watch:
+        others = {**given, "subnet": subnet, "INPUT": source}
+        _check_alone([name for name, value in others.items() if value is not None])
+        with experiment.threads(threads or 0):
+            _watch(opened(file, model, arg), file, asked, json)
+        return
+    if source is None:
+        raise DataError(
+            "an input is missing; give a .npy file, a picture or - for stdin; or --watch"
+        )
+    if asked:
+        raise BudgetError(f"--{', --'.join(asked)} is for --watch; add it, or leave them out")
     if subnet is not None and given:
         raise BudgetError(
             f"a subnet is chosen by name or by budget, but --subnet and {', '.join(given)} were "
@@ -75,19 +118,48 @@ def run(
     loaded = opened(file, model, arg)
     inputs = _read(source, loaded)
     with experiment.threads(threads or 0):
-        if subnet is not None:
-            entry = loaded.menu[subnet]
-        else:
-            entry = _chosen(loaded, file, given, len(inputs))
-        started = time.perf_counter()
-        outputs = loaded(inputs, subnet=entry.name)
-        milliseconds = 1000 * (time.perf_counter() - started)
+        entry = loaded.menu[subnet] if subnet is not None else None
+        _answer(loaded, inputs, entry or _chosen(loaded, file, given, len(inputs)), json)
+
+
+def _answer(loaded: LoadedModel, inputs: Tensor, entry: Entry, json: bool) -> None:
+    """Run inputs through a subnet and write the results."""
+    started = time.perf_counter()
+    outputs = loaded(inputs, subnet=entry.name)
+    milliseconds = 1000 * (time.perf_counter() - started)
     terminal.say(_told(entry, milliseconds))
     results = _results(outputs, loaded.menu.facts.get("classes"))
     if json:
         terminal.put_json({"subnet": _figures(entry), "ms": milliseconds, "results": results})
     else:
         _write(results)
+
+
+def _check_alone(others: Sequence[str]) -> None:
+    """Check that nothing is asked for beside --watch that it has no use for.
+
+    Raises:
+        BudgetError: something is.
+    """
+    from nestling.errors import BudgetError
+
+    if others:
+        raise BudgetError(
+            f"--watch makes up its inputs and holds an objective, so that {', '.join(others)} "
+            "says nothing; leave it out, or write --objective fixed --option subnet=NAME"
+        )
+
+
+def _watch(loaded: LoadedModel, file: Path, asked: Mapping[str, Any], json: bool) -> None:
+    """Show a model under a load."""
+    from nestling.cli.watch import Wishes, watch
+    from nestling.target import arguments
+
+    names = {"for": "seconds", "option": "options"}
+    wishes = {names.get(name, name): value for name, value in asked.items()}
+    if "options" in wishes:
+        wishes["options"] = arguments(wishes["options"])
+    watch(loaded, file, Wishes(**wishes), json=json)
 
 
 def _chosen(loaded: LoadedModel, file: Path, given: dict[str, float], batch: int) -> Entry:

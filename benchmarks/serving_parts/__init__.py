@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/serving.py`: menu, scenarios, rivals, trials, LoadGen, costs, results."""

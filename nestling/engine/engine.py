@@ -1,0 +1,389 @@
+"""Engine: one loaded model that holds an objective by itself while the load changes."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import math
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from nestling import governor
+from nestling.engine import figures
+from nestling.engine.collation import Collation
+from nestling.engine.dispatcher import Dispatcher, Steer, steered
+from nestling.engine.reply import Reply
+from nestling.engine.request import Request
+from nestling.engine.sight import Sight, percentile
+from nestling.engine.worker import Run, Worker
+from nestling.errors import EngineError, FullError, ModelError, brief
+from nestling.governor import Choice, Forecast
+from nestling.governor.checks import positive
+from nestling.governor.fixed import within
+from nestling.runtime import LoadedModel, load
+
+QUEUE = 1024  # requests that may wait
+BUDGETS = 1000  # different budgets of requests that are remembered
+WATCH = 0.5  # seconds between two looks at the worker
+
+
+class Engine:
+    """Runs requests from any number of threads through one model, and holds an objective.
+
+    Each batch is one choice of the governor: which subnet runs, and how many of the waiting
+    requests. One worker thread runs them; if it dies, or a batch takes far too long, its batch
+    fails alone and another worker takes over. Use it with `with`, or call `close`.
+
+    Args:
+        source: a `.nest` file, or a `LoadedModel`.
+        objective: the name of a policy of `nestling.governor` ("latency", "fixed", "throughput",
+            "energy", "schedule"), or a function from a `Forecast` to one that answers each
+            `Reading` with a `Choice`.
+        queue: requests that may wait; one more is refused at once.
+        deadline_ms: milliseconds after which an answer is of no use; such requests are not run.
+            They may also have a deadline each.
+        measure: measure what the profile lacks of this device, which takes seconds, instead of
+            refusing to start.
+        run: what runs a batch, instead of the model: from an entry's name, positional inputs and
+            keywords to outputs.
+        clock: a function that returns seconds and does not jump.
+        **options: of the policy, such as `ms=20, percentile=99` of "latency".
+
+    Attributes:
+        model: the loaded model.
+        forecast: what its entries cost here.
+        left_out: entries that failed when they were tried at the start, with the reason.
+
+    Raises:
+        BudgetError: no entry meets the objective (the message names the fastest), or there is no
+            profile of this device.
+        ModelError: an unknown objective or option; or the model cannot be batched.
+        FileError: the file cannot be read.
+
+    Example:
+        >>> with nestling.Engine("model.nest", "latency", ms=20) as engine:
+        ...     answer = engine(picture)                      # waits for it
+        ...     future = engine.submit(picture, priority=1)   # does not
+        ...     answers = engine.batch(pictures)              # many
+    """
+
+    def __init__(
+        self,
+        source: str | Path | LoadedModel,
+        objective: str | Callable[[Forecast], Steer] = "latency",
+        *,
+        queue: int = QUEUE,
+        deadline_ms: float | None = None,
+        measure: bool = False,
+        run: Run | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        **options: Any,
+    ) -> None:
+        model = source if isinstance(source, LoadedModel) else load(source)
+        if isinstance(queue, bool) or not isinstance(queue, int) or queue < 1:
+            raise ModelError(f"queue= is a whole number of at least 1, but it is {queue!r:.80}")
+        _check_deadline(deadline_ms)
+        self.model = figures.measured(model) if measure else model
+        self._run: Run = run or self._through_model
+        device = next(self.model.menu.net.parameters()).device
+        self._collation = Collation(self.model.menu.net.signature, device)
+        self.forecast = figures.forecast(self.model)
+        self.left_out = self._tried(device)
+        if self.left_out:
+            self.forecast = figures.forecast(self.model, self.left_out)
+        self._desk = Dispatcher(_governor(objective, self.forecast, options), queue)
+        self._deadline_ms = deadline_ms
+        self._clock = clock
+        self._budgets: dict[tuple[tuple[str, Any], ...], tuple[int, ...]] = {}
+        self._ready = threading.Condition()
+        self._closed, self._over = threading.Event(), threading.Event()
+        self._process = os.getpid()
+        self._worker = self._hired()
+        self._watch = threading.Thread(target=self._watched, name="nestling-watch", daemon=True)
+        self._watch.start()
+        self._at_exit = _close_at_exit(self)
+
+    # -- requests --------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        example: Any,
+        *,
+        deadline_ms: float | None = None,
+        priority: int = 0,
+        since: float | None = None,
+        **budget: Any,
+    ) -> Reply:
+        """Take one example and return at once; the reply gets its output.
+
+        It is a future (`result()`, `cancel()` ...) that also tells which subnet answered.
+
+        An example that does not fit the model fails alone, in its future. It is not copied: do not
+        write to it before it is answered.
+
+        Args:
+            example: a tensor without the dimension of the batch; for a model of several inputs a
+                tuple of tensors, or a mapping by keyword.
+            deadline_ms: milliseconds from its arrival within which it is answered or not run.
+            priority: requests of a larger one run first.
+            since: when it arrived, on the engine's clock; now if None.
+            **budget: for this request alone, as for `LoadedModel.choose` (`fraction=`, `macs=` ...)
+                or `subnet=`; the governor chooses within it.
+
+        Raises:
+            FullError: the queue is full.
+            EngineError: the engine is closed, or was made before a fork.
+            BudgetError: no entry on offer is within the budget, or the deadline is no number.
+        """
+        if os.getpid() != self._process:
+            raise EngineError(
+                f"an engine belongs to the process that made it ({self._process}), and its worker "
+                f"does not live on in a forked one ({os.getpid()}); make an Engine there"
+            )
+        now = self._clock()
+        start = now if since is None else since
+        limit = self._deadline_ms if deadline_ms is None else deadline_ms
+        if deadline_ms is not None:
+            _check_deadline(deadline_ms)
+        end = math.inf if limit is None else start + limit / 1000
+        rungs = self._rungs(budget) if budget else None
+        try:
+            inputs = self._collation.inputs(example)
+        except ModelError as error:
+            return _failed(error)
+        request = Request(inputs, start, end, priority, rungs)
+        with self._ready:
+            self._check_open()
+            self._desk.add(request)
+            self._ready.notify()
+        return request.future
+
+    def __call__(self, example: Any, **options: Any) -> Any:
+        """Return the output of one example; see `submit` for the options and errors.
+
+        Raises:
+            ExpiredError: its deadline could not be met.
+            ModelError: the example does not fit the model.
+            DataError: it holds NaN or infinity.
+        """
+        return self.submit(example, **options).result()
+
+    async def infer(self, example: Any, **options: Any) -> Any:
+        """Return the output of one example, for asyncio; cancelling the task cancels the request.
+
+        See `submit` for the options and errors.
+        """
+        return await asyncio.wrap_future(self.submit(example, **options))
+
+    def batch(self, examples: Iterable[Any], **options: Any) -> Any:
+        """Return the outputs of many examples, each a request of its own.
+
+        They may be more than the queue holds. If one fails, the others are run all the same, and
+        its error is raised at the end; to have every answer, `submit` each.
+
+        Args:
+            examples: a tensor with the dimension of the batch, or single examples.
+            **options: see `submit`.
+
+        Returns:
+            Outputs as the model gives them for a batch: one tensor, or a list.
+        """
+        replies: list[Reply] = []
+        waiting = 0
+        for example in examples:
+            while True:
+                try:
+                    replies.append(self.submit(example, **options))
+                    break
+                except FullError:
+                    if waiting == len(replies):
+                        raise  # others fill the queue
+                    replies[waiting].exception()
+                    waiting += 1
+        errors = [error for error in (each.exception() for each in replies) if error is not None]
+        if errors:
+            raise errors[0]
+        return self._collation.together([each.result() for each in replies])
+
+    # -- what it does ----------------------------------------------------------------------------
+
+    def sight(self) -> Sight:
+        """Return what the engine does just now, in numbers."""
+        with self._ready:
+            desk = self._desk
+            answers, last = list(desk.answers), desk.last
+            counts, waiting = desk.counts.copy(), len(desk)
+        took = [each.ms for each in answers]
+        scores = [self.forecast.scores[each.rung] for each in answers]
+        return Sight(
+            entry="" if last is None else last.entry,
+            queue=waiting,
+            rate=0.0 if last is None else 1000 * last.state.rate,
+            p50_ms=percentile(took, 50),
+            p95_ms=percentile(took, 95),
+            p99_ms=percentile(took, 99),
+            score=sum(scores) / len(scores) if scores else None,
+            counts=counts,
+            reason="" if last is None else last.reason,
+        )
+
+    @property
+    def log(self) -> list[Choice]:
+        """The last choices that changed the subnet, oldest first; each has a `reason` in words."""
+        with self._ready:
+            return list(self._desk.log)
+
+    # -- its end ---------------------------------------------------------------------------------
+
+    def close(self, *, drain: bool = True) -> None:
+        """End the engine; a second call does nothing.
+
+        Args:
+            drain: run what waits first; otherwise it is cancelled.
+        """
+        if os.getpid() != self._process:
+            return
+        with self._ready:
+            self._closed.set()
+            left = [] if drain else self._desk.empty()
+            self._ready.notify_all()
+        for request in left:
+            request.future.cancel()
+        atexit.unregister(self._at_exit)
+        if threading.current_thread() not in (self._worker.thread, self._watch):
+            self._end()
+
+    def _end(self) -> None:
+        """Wait for the worker, and let nobody wait for what it left behind."""
+        while True:
+            worker = self._worker
+            worker.thread.join(WATCH)
+            with self._ready:
+                waiting = len(self._desk)
+                ended = worker.abandoned or not worker.thread.is_alive()
+                if ended and worker is self._worker and not waiting:
+                    break
+        self._over.set()
+        self._watch.join()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(drain=kind is None)
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.forecast.names)
+        state = "closed" if self._closed.is_set() else f"{len(self._desk)} waiting"
+        return f"Engine of {names}: {state}"
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    def _hired(self) -> Worker:
+        parts = self._desk, self._ready, self._closed, self._collation, self._run, self._clock
+        return Worker(*parts)
+
+    def _watched(self) -> None:
+        """Replace a worker that died or is stuck, until the engine has ended."""
+        while not self._over.wait(WATCH):
+            worker = self._worker
+            if worker.is_stuck:
+                worker.abandon()
+            elif worker.thread.is_alive() or (self._closed.is_set() and not len(self._desk)):
+                continue
+            with self._ready:
+                self._desk.counts.revived += 1
+                self._worker = self._hired()
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise EngineError("the engine is closed and takes no more requests; make another one")
+
+    def _rungs(self, budget: dict[str, Any]) -> tuple[int, ...]:
+        """Return what runs within a budget in place of each rung that the governor may choose."""
+        key = tuple(sorted(budget.items()))
+        known = self._budgets.get(key)
+        if known is not None:
+            return known
+        subnet = budget.pop("subnet", None)
+        allowed = within(self.forecast, subnet, budget)
+        places = range(len(self.forecast.names))
+        rungs = tuple(max([a for a in allowed if a <= rung] or [allowed[-1]]) for rung in places)
+        if len(self._budgets) < BUDGETS:
+            self._budgets[key] = rungs
+        return rungs
+
+    def _through_model(self, entry: str, args: list[torch.Tensor], kwargs: dict[str, Any]) -> Any:
+        return self.model(*args, subnet=entry, **kwargs)
+
+    def _tried(self, device: torch.device) -> dict[str, str]:
+        """Run every entry on made-up inputs, which also makes it ready; return those that fail."""
+        failed = {}
+        for batch in dict.fromkeys((1, self.forecast.largest)):
+            args, kwargs = self.model.menu.net.signature.example(batch, device)
+            for name in self.forecast.names:
+                if name in failed:
+                    continue
+                try:
+                    self._collation.apart(self._run(name, args, kwargs), batch)
+                except Exception as error:  # noqa: BLE001  (the entry is left out, and says why)
+                    failed[name] = brief(error)
+        if len(failed) == len(self.forecast.names):
+            name, reason = next(iter(failed.items()))
+            raise ModelError(f"every entry fails on made-up inputs; {name!r} with: {reason}")
+        return failed
+
+
+def _governor(
+    objective: str | Callable[[Forecast], Steer], forecast: Forecast, options: dict[str, Any]
+) -> Steer:
+    if isinstance(objective, str):
+        return steered(governor.policy(objective, forecast, options))
+    if options:
+        raise ModelError(
+            f"options are for an objective by name, but {', '.join(options)} came with a function; "
+            "bind them to it"
+        )
+    return objective(forecast)
+
+
+def _check_deadline(milliseconds: Any) -> None:
+    """Check a deadline.
+
+    Raises:
+        BudgetError: it is no number above 0.
+    """
+    if milliseconds is not None:
+        positive("deadline_ms", milliseconds)
+
+
+def _failed(error: Exception) -> Reply:
+    future = Reply()
+    future.set_exception(error)
+    return future
+
+
+def _close_at_exit(engine: Engine) -> Callable[[], None]:
+    """Close an engine that was left open before Python takes its threads away."""
+    known = weakref.ref(engine)
+
+    def close() -> None:
+        left = known()
+        if left is not None:
+            left.close(drain=False)
+
+    atexit.register(close)
+    return close

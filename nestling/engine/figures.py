@@ -1,0 +1,68 @@
+"""Figures: what a loaded model's entries cost on this device, from its profile."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from nestling.entry import score
+from nestling.errors import BudgetError
+from nestling.governor import Forecast
+from nestling.runtime import LoadedModel
+
+BATCHES = (1, 2, 4, 8, 16, 32)  # that are measured where nothing is known
+SECONDS = 0.3  # longest time to measure one entry at one batch
+
+
+def measured(model: LoadedModel, batches: Collection[int] = BATCHES) -> LoadedModel:
+    """Return the model with latencies measured here, of each batch that is not known yet."""
+    known = known_batches(model)
+    for batch in batches:
+        if batch not in known:
+            model = model.measured(batch, seconds=SECONDS)
+    return model
+
+
+def forecast(model: LoadedModel, without: Collection[str] = ()) -> Forecast:
+    """Return the forecast of the entries on offer, from what was measured on this device.
+
+    Args:
+        model: loaded, with its profile.
+        without: names of entries that are left out.
+
+    Raises:
+        BudgetError: nothing was measured here in the way that the model runs, with one example.
+    """
+    menu = model.menu
+    known = known_batches(model)
+    if 1 not in known:
+        menu.latencies(1, _way(model))  # refuses, with what was measured and the command
+    offered = [entry for entry in menu if entry.offered and entry.name not in without]
+    if not offered:
+        raise BudgetError(
+            "no entry of the menu is on offer on this device; see `nestling info FILE` for why"
+        )
+    tables = {batch: menu.latencies(batch, _way(model)) for batch in known}
+    whole = max(1, menu.full.macs)
+    costs = {
+        "fraction": {entry.name: entry.macs / whole for entry in offered},
+        "macs": {entry.name: float(entry.macs) for entry in offered},
+        "params": {entry.name: float(entry.params) for entry in offered},
+        "bytes": {entry.name: float(entry.bytes) for entry in offered},
+    }
+    times = {
+        batch: {entry.name: table[entry.name].median for entry in offered if entry.name in table}
+        for batch, table in tables.items()
+    }
+    return Forecast.of({entry.name: score(entry) for entry in offered}, times, costs=costs)
+
+
+def known_batches(model: LoadedModel) -> list[int]:
+    """Return the batches that were measured on this device, in the way that the model runs."""
+    menu = model.menu
+    way = _way(model)
+    return sorted(key.batch for key in menu.profile.tables if key == menu.key(key.batch, way))
+
+
+def _way(model: LoadedModel) -> str:
+    """Return what the latencies of the model's entries are filed under."""
+    return "packed" if model.packed else "eager"

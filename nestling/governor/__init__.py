@@ -1,0 +1,81 @@
+"""The governor: at run time, turns an objective and what is seen into a choice from the menu.
+
+`step(state, reading)` is a pure function: the same readings give the same choices, in a test, in a
+simulation and in the engine. A policy is a file here with a function of its name, found by it:
+given a `Forecast` and its options, it returns a `Policy`, whose judge says of one entry whether it
+fits now and how many examples it may run. What is common to all policies is in `stepping.py`:
+readings that make no sense, corrections of the profile, and going down fast but up slowly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from nestling import catalogue
+from nestling.catalogue import Catalogue
+from nestling.governor.forecast import Forecast
+from nestling.governor.records import Choice, Policy, Reading, State
+from nestling.governor.stepping import begin, step
+
+MakePolicy: TypeAlias = Callable[..., Policy]
+
+_ALL = Catalogue(__name__, "objective")
+
+
+def names() -> list[str]:
+    """Return the names of all policies, as `objective=` takes them."""
+    return _ALL.names()
+
+
+def find(name: str) -> MakePolicy:
+    """Return the function that makes the policy of a name.
+
+    Raises:
+        ModelError: there is no such policy.
+    """
+    return _ALL.find(name)
+
+
+def options(make: MakePolicy) -> list[str]:
+    """Return the names of the options that a policy takes, such as `ms` of "latency"."""
+    return catalogue.options(make)
+
+
+def policy(name: str, forecast: Forecast, given: Mapping[str, Any]) -> Policy:
+    """Return the policy of a name for a menu on this device.
+
+    Args:
+        name: of a file of this folder.
+        forecast: what the menu's entries cost.
+        given: the policy's options.
+
+    Raises:
+        ModelError: there is no such policy, or it takes no such option.
+        BudgetError: an option is no sensible number, or no entry meets the objective (the message
+            names the fastest).
+
+    Example:
+        >>> forecast = Forecast.of({"full": 0.9, "half": 0.8}, {1: {"full": 8.0, "half": 4.0}})
+        >>> policy("latency", forecast, {"ms": 20}).goal
+        'p99 <= 20 ms'
+    """
+    make = find(name)
+    _ALL.check_options(name, make, given)
+    return make(forecast, **given)
+
+
+__all__ = [
+    "Choice",
+    "Forecast",
+    "MakePolicy",
+    "Policy",
+    "Reading",
+    "State",
+    "begin",
+    "find",
+    "names",
+    "options",
+    "policy",
+    "step",
+]

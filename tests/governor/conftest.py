@@ -1,0 +1,6 @@
+"""The simulation in reach."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))

@@ -1,0 +1,220 @@
+import itertools
+
+import pytest
+from simulated import ladder
+
+from nestling import governor
+from nestling.errors import BudgetError, ModelError
+from nestling.governor import Forecast, Reading, begin, policy, step
+
+FORECAST = ladder(4, 2.0)  # e0 1 ms, e1 2, e2 4, e3 8 for one example
+
+
+def priced():
+    names = FORECAST.names
+    macs = {name: 100.0 * 2**place for place, name in enumerate(names)}
+    times = {
+        batch: {name: FORECAST.times[place][batch] for place, name in enumerate(names)}
+        for batch in FORECAST.batches
+    }
+    scores = dict(zip(names, FORECAST.scores, strict=True))
+    joules = {name: 0.01 * 2**place for place, name in enumerate(names)}
+    costs = {"macs": macs, "fraction": {n: m / 800 for n, m in macs.items()}}
+    return Forecast.of(scores, times, costs=costs, joules=joules)
+
+
+def chosen(policy, readings=1, **seen):
+    state = begin(policy)
+    for number in range(readings):
+        state, choice = step(state, Reading(0.1 * number, **seen))
+    return choice
+
+
+def test_all_policies_are_found_by_name():
+    assert governor.names() == ["energy", "fixed", "latency", "schedule", "throughput"]
+    assert governor.options(governor.find("latency")) == ["ms", "percentile"]
+    with pytest.raises(ModelError, match="unknown objective 'latancy'; did you mean 'latency'"):
+        policy("latancy", FORECAST, {})
+    with pytest.raises(ModelError, match="no option 'milliseconds'"):
+        policy("latency", FORECAST, {"milliseconds": 3})
+
+
+# -- latency
+
+
+def test_latency_begins_with_the_best_that_fits_at_rest():
+    assert chosen(policy("latency", FORECAST, {"ms": 100}), queue=1).entry == "e3"
+    # Twice a slow call of e3 must be within the limit.
+    assert chosen(policy("latency", FORECAST, {"ms": 17}), queue=1).entry == "e2"
+
+
+def test_latency_batches_only_what_can_be_waited_for_twice():
+    choice = chosen(policy("latency", FORECAST, {"ms": 100}), queue=1)
+    slow = choice.state.spread * choice.state.pace
+    most = choice.batch
+    assert FORECAST.times[3][most] * (1 + slow) <= 100 < FORECAST.times[3][most + 1] * (1 + slow)
+
+
+@pytest.mark.parametrize("seen", [{"queue": 40}, {"queue": 1, "waited_ms": 95.0}])
+def test_latency_goes_down_at_once(seen):
+    state = begin(policy("latency", FORECAST, {"ms": 100}))
+    state, before = step(state, Reading(0.0, queue=1))
+    state, after = step(state, Reading(0.01, **seen))
+    assert before.entry == "e3"
+    assert after.rung < 3
+    assert after.cause == "down"
+    assert "e3 no longer fits" in after.reason
+    assert f"{seen['queue']} waiting" in after.reason
+
+
+def test_latency_knows_what_it_cannot_meet():
+    with pytest.raises(
+        BudgetError, match=r"no entry meets p99 <= 0.5 ms: the fastest.*'e0'.* 1 ms"
+    ):
+        policy("latency", FORECAST, {"ms": 0.5})
+    for bad in (0, -1, float("nan"), float("inf"), "20", True, None):
+        with pytest.raises(BudgetError, match="ms= is a finite number above 0"):
+            policy("latency", FORECAST, {"ms": bad})
+    for bad in (100, 30):
+        with pytest.raises(BudgetError, match="percentile= is at least 50"):
+            policy("latency", FORECAST, {"ms": 9, "percentile": bad})
+
+
+def test_overload_runs_the_fastest_and_says_so():
+    choice = chosen(policy("latency", FORECAST, {"ms": 20}), readings=3, queue=900, waited_ms=400.0)
+    assert (choice.entry, choice.cause) == ("e0", "overload")
+    assert "not even e0, the fastest, fits" in choice.reason
+
+
+def test_the_correction_is_by_entry_first_and_for_the_machine_later():
+    state = begin(policy("latency", FORECAST, {"ms": 100}))
+    for number in range(60):
+        took = 1.5 * FORECAST.times[3][1]
+        state, _ = step(state, Reading(0.1 * number, 1, 0.0, 1, 3, 1, took))
+        if number == 10:
+            assert state.pace == 1
+            assert state.factors[3] > 1.2
+            assert state.factors[:3] == (1, 1, 1)
+    assert state.pace * state.factors[3] == pytest.approx(1.5, rel=0.01)
+
+
+def test_the_spread_is_a_percentile_and_no_mean():
+    state = begin(policy("latency", FORECAST, {"ms": 400, "percentile": 90}))
+    for number in range(3000):
+        slow = 2.5 if number % 7 == 0 else 1.0  # one in seven: more than one in ten
+        took = slow * FORECAST.times[state.rung][1]
+        state, _ = step(state, Reading(0.1 * number, 1, 0.0, 1, state.rung, 1, took))
+    assert state.spread * state.pace * state.factors[state.rung] == pytest.approx(2.5, rel=0.2)
+
+
+def test_late_answers_make_it_cautious_and_good_ones_ease_it():
+    state = begin(policy("latency", FORECAST, {"ms": 100}))
+    for number in range(3):
+        state, _ = step(state, Reading(0.1 * number, 1, answered=5, late=1, rung=3))
+    wary = state.caution
+    assert wary == pytest.approx(1.12)
+    for number in range(3, 200):
+        state, _ = step(state, Reading(0.1 * number, 1, answered=5, rung=3))
+    assert 1 < state.caution < wary
+
+
+# -- the others
+
+
+def test_fixed_by_name_and_by_budget():
+    forecast = priced()
+    assert chosen(policy("fixed", forecast, {}), queue=500).entry == "e3"
+    assert chosen(policy("fixed", forecast, {"subnet": "e1"}), queue=500).entry == "e1"
+    assert chosen(policy("fixed", forecast, {"fraction": 0.5})).entry == "e2"
+    assert chosen(policy("fixed", forecast, {"macs": 250, "latency_ms": 1.5})).entry == "e0"
+    with pytest.raises(BudgetError, match="fastest here is 'e0', which needs macs=100"):
+        policy("fixed", forecast, {"macs": 10})
+    with pytest.raises(BudgetError, match=r"no entry 'e9'.*e0, e1, e2, e3"):
+        policy("fixed", forecast, {"subnet": "e9"})
+    with pytest.raises(BudgetError, match="leave one out"):
+        policy("fixed", forecast, {"subnet": "e1", "macs": 200})
+    with pytest.raises(BudgetError, match="a budget is latency_ms= or subnet="):
+        policy("fixed", FORECAST, {"params": 3})
+
+
+def test_throughput_follows_the_rate():
+    made = policy("throughput", FORECAST, {})
+    assert chosen(made, queue=1).entry == "e3"
+    slow = FORECAST.capacity(3)
+    state = begin(made)
+    for number in range(400):
+        arrived = int(1.5 * slow * 0.1)
+        state, choice = step(state, Reading(0.1 * number, 4, 0.0, arrived))
+    assert choice.entry == "e2"
+    assert choice.batch == FORECAST.largest
+    assert chosen(policy("throughput", FORECAST, {"per_second": 3 * slow})).entry == "e1"
+    with pytest.raises(BudgetError, match="fastest here is 'e0'"):
+        policy("throughput", FORECAST, {"per_second": 1e6})
+
+
+def test_energy_holds_joules_and_watts():
+    forecast = priced()
+    assert chosen(policy("energy", forecast, {"joules": 0.05})).entry == "e2"
+    state = begin(policy("energy", forecast, {"watts": 2.0}))
+    for number in range(400):  # 60 a second: e1 takes 1.2 watts, e2 2.4
+        state, choice = step(state, Reading(0.1 * number, 1, 0.0, 6))
+    assert choice.entry == "e1"
+    for number in range(400, 800):  # measured twice what was profiled
+        reading = Reading(0.1 * number, 1, 0.0, 6, 1, 1, 2.0, joules=0.04 if state.rung else 0.02)
+        state, choice = step(state, reading._replace(rung=state.rung))
+    assert choice.entry == "e0"
+    with pytest.raises(BudgetError, match=r"thriftiest here is 'e0' with 0.01 joules"):
+        policy("energy", forecast, {"joules": 0.001})
+    with pytest.raises(BudgetError, match=r"not available here.*none are made up"):
+        policy("energy", FORECAST, {"watts": 3})
+    with pytest.raises(BudgetError, match="needs a cap"):
+        policy("energy", forecast, {})
+
+
+def test_schedule_follows_the_time_of_the_day_and_no_other_clock():
+    at = {"08:00": {"objective": "fixed"}, "22:30": {"objective": "fixed", "subnet": "e0"}}
+    made = policy("schedule", FORECAST, {"at": at, "start": 22.49 * 3600})
+    state = begin(made)
+    seen = []
+    for number in range(400):
+        state, choice = step(state, Reading(1.0 * number, 1))
+        seen.append(choice.entry)
+    assert seen[0] == "e3"
+    assert seen[-1] == "e0"
+    assert sum(a != b for a, b in itertools.pairwise(seen)) == 1
+    assert made.goal == "from 08:00 always e3; from 22:30 always e0"
+    for bad in ({}, {"8": {"objective": "fixed"}}, {"25:00": {"objective": "fixed"}}, {"08:00": 3}):
+        with pytest.raises(BudgetError):
+            policy("schedule", FORECAST, {"at": bad})
+    with pytest.raises(BudgetError, match="a schedule has a schedule"):
+        policy("schedule", FORECAST, {"at": {"08:00": {"objective": "schedule"}}})
+
+
+# -- the forecast
+
+
+def test_between_measured_batches_the_forecast_is_a_straight_line():
+    found = Forecast.of({"a": 1.0}, {1: {"a": 2.0}, 5: {"a": 10.0}, 7: {"a": 9.0}})
+    assert found.times[0] == pytest.approx((0, 2, 4, 6, 8, 10, 10, 10))
+    assert found.speeds[0][5] == pytest.approx(0.5)
+    assert found.speeds[0][7] == pytest.approx(0.7)
+    assert found.capacity(0) == pytest.approx(700)
+    assert [found.batch_within(0, ms) for ms in (1, 2, 3.9, 10, 99)] == [0, 1, 1, 7, 7]
+
+
+def test_what_is_no_faster_than_a_better_one_has_no_rung():
+    scores = {"full": 0.9, "half": 0.8, "odd": 0.7, "tiny": 0.6}
+    times = {
+        1: {"full": 8, "half": 4, "odd": 5, "tiny": 1},
+        4: {"full": 9, "half": 5, "odd": 5, "tiny": 2},
+    }
+    assert Forecast.of(scores, times).names == ("tiny", "half", "full")
+
+
+def test_figures_that_are_missing_or_none_are_refused():
+    with pytest.raises(BudgetError, match="with 1 example a call"):
+        Forecast.of({"a": 1.0}, {2: {"a": 1.0}})
+    with pytest.raises(BudgetError, match="positive numbers"):
+        Forecast.of({"a": 1.0}, {1: {"a": 0.0}})
+    with pytest.raises(BudgetError, match="measured at every batch"):
+        Forecast.of({"a": 1.0}, {1: {"b": 1.0}})
