@@ -5,7 +5,7 @@ an ordinary module that runs at its own cost, so a deployed program trades accur
 latency, memory and computation in microseconds.
 """
 
-from nestling import axes, costs, data, methods, models, objectives, rankers, search
+from nestling import axes, costs, data, exporters, methods, models, objectives, rankers, search
 from nestling.entry import Entry
 from nestling.errors import (
     BudgetError,
@@ -17,6 +17,7 @@ from nestling.errors import (
     UncalibratedWarning,
 )
 from nestling.evaluation import evaluate
+from nestling.exporting import export
 from nestling.fitting import fit
 from nestling.menu import Menu, make_menu
 from nestling.objectives import sandwich
@@ -47,6 +48,8 @@ __all__ = [
     "costs",
     "data",
     "evaluate",
+    "export",
+    "exporters",
     "fit",
     "load",
     "make_menu",
