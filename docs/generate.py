@@ -19,7 +19,10 @@ from typing import Any
 import nestling
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("data", "models", "objectives", "rankers", "search", "methods", "costs")
+FOLDERS = (
+    *("data", "models", "objectives", "rankers", "search", "methods", "costs"),
+    *("backends", "exporters"),
+)
 
 
 def api() -> str:

@@ -36,7 +36,7 @@ class Interface:
         inputs: names in order: those by place, then those by keyword.
         parameters: names of all that the model takes by place.
         outputs: names of the tensors it returns, in order.
-        leaves: the parts of what it returns in order; None stands for a tensor, all else for itself.
+        leaves: the parts of what it returns, in order; None stands for a tensor.
         structure: of what it returns.
     """
 

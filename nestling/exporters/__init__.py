@@ -1,6 +1,6 @@
 """Export targets: a subnet as a file that other software runs. A target is one file.
 
-Its name is the file's, with `-` for `_`, and it has
+Its name is the file's, with `-` for `_`. It has
 
 - `write(subject, path)`: writes the file, and others beside it where the format wants that;
 - `reopen(path, subject)`: returns what runs that file as the model is called;

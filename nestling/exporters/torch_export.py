@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -31,7 +31,7 @@ def write(subject: Subject, path: Path) -> None:
     kept = program._example_inputs
     content = io.BytesIO()
     try:
-        program._example_inputs = None  # type: ignore[assignment]  # they would be pickled
+        program._example_inputs = None  # they would be pickled
         with quiet():
             torch.export.save(program, content)
     finally:
@@ -42,7 +42,7 @@ def write(subject: Subject, path: Path) -> None:
 def reopen(path: Path, subject: Subject) -> Call:
     """Return what runs a program of `torch.export`."""
     with quiet():
-        return cast(Call, _checked(torch.export.load(path).module(), subject))
+        return _checked(torch.export.load(path).module(), subject)
 
 
 def _checked(module: Any, subject: Subject) -> Call:
@@ -53,6 +53,8 @@ def _checked(module: Any, subject: Subject) -> Call:
     def run(*args: Any, **kwargs: Any) -> Any:
         flat = interface.flat(args, kwargs)
         with torch.no_grad():
-            return module(*flat[:count], **dict(zip(interface.inputs[count:], flat[count:])))
+            return module(
+                *flat[:count], **dict(zip(interface.inputs[count:], flat[count:], strict=True))
+            )
 
     return run
