@@ -72,14 +72,17 @@ class Interface:
                 f"the model must return tensors, but it returns {type(returned).__name__}; wrap it "
                 "so that it does"
             )
-        names = [_name_of(path) for path in tensors]
-        outputs = tuple(names) if len(set(names)) == len(names) else _numbered("output", len(names))
         parameters = _parameters(module)
         places = list(parameters[: len(args)])
         places += [f"input_{number}" for number in range(len(places), len(args))]
+        inputs = (*places, *kwargs)
+        taken = {*inputs, *module.state_dict()}  # in a graph a name stands for one thing
+        names = [_name_of(path) for path in tensors]
+        names = [f"{name}_output" if name in taken else name for name in names]
+        outputs = tuple(names) if len(set(names)) == len(names) else _numbered("output", len(names))
         return cls(
             signature,
-            tuple(places) + tuple(kwargs),
+            inputs,
             parameters,
             outputs,
             tuple(None if isinstance(leaf, Tensor) else _Constant(leaf) for _, leaf in paths),
@@ -92,7 +95,7 @@ class Interface:
         Raises:
             ValueError: they are not those of the signature.
         """
-        if kwargs or len(args) != len(self.inputs):
+        if kwargs or self.signature.kwargs or len(args) != len(self.inputs):
             args = self._bound(args, kwargs)
         specs = self._specs()
         for name, value, spec in zip(self.inputs, args, specs, strict=True):
