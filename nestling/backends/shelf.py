@@ -179,13 +179,14 @@ def _made(subject: Subject, place: Place) -> Ready:
     args, kwargs = subject.example()
     if not backend.copies:
         return Ready(place, backend.prepare(subject))
-    before = resident_bytes()
+    engine = bool(backend.bound)  # what torch runs grows by its tensors, which are counted
+    before = resident_bytes() if engine else None
     start = time.perf_counter()
     with torch.no_grad():
         run = backend.prepare(subject)
         run(*args, **kwargs)  # an engine makes its work space at the first call
     seconds = time.perf_counter() - start
-    after = resident_bytes()
+    after = resident_bytes() if engine else None
     grown = 0 if before is None or after is None else after - before
     return Ready(place, run, max(grown, _weights(subject.module)), seconds)
 

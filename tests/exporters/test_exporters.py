@@ -32,8 +32,11 @@ def written(menu, small, tmp_path_factory):
     found = {}
     for name in exporters.names():
         path = folder / f"half{exporters.find(name).suffix}"
-        found[name] = path, nestling.export(
-            nestling.LoadedModel(menu), path, to=name, subnet="half", data=small.batches()
+        found[name] = (
+            path,
+            nestling.export(
+                nestling.LoadedModel(menu), path, to=name, subnet="half", data=small.batches()
+            ),
         )
     return found
 
@@ -169,7 +172,7 @@ def test_a_file_that_differs_is_removed(menu, tmp_path, monkeypatch):
     monkeypatch.setattr(exporters, "find", lambda name: exporters.Exporter(
         name, drifted, found.reopen, found.suffix, "", ()
     ))  # fmt: skip
-    with pytest.raises(ModelError, match="differs by .*it was removed"):
+    with pytest.raises(ModelError, match=r"differs by .*it was removed"):
         nestling.export(menu, tmp_path / "a.safetensors", to="safetensors")
     assert list(tmp_path.iterdir()) == []
     nestling.export(menu, tmp_path / "a.safetensors", to="safetensors", tolerance=1.0)
@@ -211,7 +214,7 @@ def test_bad_requests(menu, tmp_path):
         export(menu, subnet="hal")
     with pytest.raises(FileError, match=r"ends in \.pt2, but the path is .*a\.onnx"):
         export(menu, "a.onnx")
-    with pytest.raises(FileError, match="No such file.*choose a folder that exists"):
+    with pytest.raises(FileError, match=r"No such file.*choose a folder that exists"):
         export(menu, "no/such/a.pt2")
     with pytest.raises(ModelError, match=r"export net\.subnet\(spec\)"):
         export(menu.net)
