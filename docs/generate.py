@@ -20,6 +20,10 @@ import nestling
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("data", "models", "objectives", "rankers", "search", "methods", "costs", "governor")
+FOLDERS = (
+    *("data", "models", "objectives", "rankers", "search", "methods", "costs"),
+    *("backends", "exporters"),
+)
 
 
 def api() -> str:

@@ -7,6 +7,7 @@ latency, memory and computation in microseconds.
 
 from nestling import axes, costs, data, methods, models, objectives, rankers, search
 from nestling.engine import Engine
+from nestling import axes, costs, data, exporters, methods, models, objectives, rankers, search
 from nestling.entry import Entry
 from nestling.errors import (
     BudgetError,
@@ -19,6 +20,7 @@ from nestling.errors import (
     UncalibratedWarning,
 )
 from nestling.evaluation import evaluate
+from nestling.exporting import export
 from nestling.fitting import fit
 from nestling.menu import Menu, make_menu
 from nestling.objectives import sandwich
@@ -51,6 +53,8 @@ __all__ = [
     "costs",
     "data",
     "evaluate",
+    "export",
+    "exporters",
     "fit",
     "load",
     "make_menu",

@@ -62,7 +62,7 @@ def check_compiler(backend: str, device: torch.device) -> None:
         ModelError: it does not, mostly because there is no C++ compiler.
     """
     try:
-        plus_one = torch.compile(_fresh("check", _plus_one), dynamic=False, backend=backend)
+        plus_one = torch.compile(fresh("check", _plus_one), dynamic=False, backend=backend)
         plus_one(torch.zeros(1, device=device))
     except Exception as error:
         raise ModelError(
@@ -140,7 +140,7 @@ class Compilation:
             "compiling the passes of a step, which takes a while for each subnet that is new"
         )
         made = torch.compile(
-            _fresh(f"pass_{len(self._passes)}", _call),
+            fresh(f"pass_{len(self._passes)}", _call),
             fullgraph=True,
             dynamic=False,
             backend=self.backend,
@@ -223,14 +223,15 @@ def _plus_one(number: torch.Tensor) -> torch.Tensor:
     return number + 1
 
 
-def _fresh(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function with code of its own.
+def fresh(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function with code of its own; what it closes over is shared.
 
     The compiler keeps what it has compiled with the code object, tries all of it in turn, and gives
     up, silently, after eight. All specs run the same code, so each gets a copy.
     """
     code = function.__code__.replace(co_name=name)
-    return types.FunctionType(code, function.__globals__, name)
+    closure = getattr(function, "__closure__", None)
+    return types.FunctionType(code, function.__globals__, name, None, closure)
 
 
 def _run(compiled: Callable[..., Any], module: nn.Module, inputs: Any) -> Any:

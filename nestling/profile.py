@@ -23,6 +23,7 @@ from nestling import container
 from nestling.costs.latency import Latency
 from nestling.errors import BudgetError, FileError
 from nestling.narrowing import Narrowing
+from nestling.upkeep import Upkeep
 
 FORMAT = "nestling-profile"
 VERSION = 1
@@ -107,6 +108,7 @@ class Profile:
         machines: key -> what `machine()` said when that table was measured.
         narrowings: key -> which counts are worth having under these conditions; the one that was
             measured last stands last.
+        upkeeps: key -> what the backend costs beside time; not every table has one.
 
     Raises:
         FileError: figures that are not finite and positive, or not in order.
@@ -122,6 +124,7 @@ class Profile:
     tables: Mapping[Key, Mapping[str, Latency]] = field(default_factory=dict)
     machines: Mapping[Key, Mapping[str, str]] = field(default_factory=dict)
     narrowings: Mapping[Key, Narrowing] = field(default_factory=dict)
+    upkeeps: Mapping[Key, Upkeep] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key, table in self.tables.items():
@@ -140,9 +143,7 @@ class Profile:
             return self.tables[key]
         known = "; ".join(str(known) for known in self.tables) or "nothing yet"
         command = f"nestling profile FILE --batch {key.batch} --threads {key.threads}"
-        if key.backend == "packed":  # the command line measures views
-            command = f"model = model.measured({key.batch})"
-        elif key.backend != "eager":
+        if key.backend != "eager":
             command += f" --backend {key.backend}"
         raise BudgetError(
             f"a latency budget needs a profile measured on this device in the same way ({key}); "
@@ -150,17 +151,21 @@ class Profile:
             "fraction"
         )
 
-    def with_table(self, key: Key, table: Mapping[str, Latency]) -> Profile:
+    def with_table(
+        self, key: Key, table: Mapping[str, Latency], upkeep: Upkeep | None = None
+    ) -> Profile:
         """Return a profile with a table that was just measured here, in place of one of that key.
 
         Raises:
             FileError: figures that are not finite and positive, or no figures.
         """
+        others = {each: found for each, found in self.upkeeps.items() if each != key}
         return Profile(
             self.file_id,
             {**self.tables, key: dict(table)},
             {**self.machines, key: machine()},
             self.narrowings,
+            others if upkeep is None else {**others, key: upkeep},
         )
 
     def with_narrowing(self, key: Key, narrowing: Narrowing) -> Profile:
@@ -185,6 +190,7 @@ class Profile:
                 "key": asdict(key),
                 "milliseconds": {name: asdict(latency) for name, latency in table.items()},
                 "machine": dict(self.machines.get(key, {})),
+                **({"upkeep": self.upkeeps[key].to_json()} if key in self.upkeeps else {}),
             }
             for key, table in self.tables.items()
         ]
@@ -244,6 +250,7 @@ def beside(model_path: container.StrPath) -> Path:
 def _from_tables(file_id: str, rows: list[Any]) -> Profile:
     tables: dict[Key, dict[str, Latency]] = {}
     machines: dict[Key, dict[str, str]] = {}
+    upkeeps: dict[Key, Upkeep] = {}
     for row in rows:
         row = _typed(row, dict, "a table")
         key = _filled(Key, row.get("key"), "a key")
@@ -253,7 +260,9 @@ def _from_tables(file_id: str, rows: list[Any]) -> Profile:
         tables[key] = {name: _filled(Latency, item, f"{name!r}") for name, item in found.items()}
         facts = _typed(row.get("machine"), dict, "machine")
         machines[key] = {name: _typed(fact, str, "a fact") for name, fact in facts.items()}
-    return Profile(file_id, tables, machines)
+        if "upkeep" in row:  # an earlier release wrote none, and reads past it
+            upkeeps[key] = Upkeep.from_json(row["upkeep"])
+    return Profile(file_id, tables, machines, upkeeps=upkeeps)
 
 
 def _narrowings(rows: list[Any]) -> dict[Key, Narrowing]:

@@ -96,7 +96,7 @@ class Signature:
             )
 
         def made(spec: TensorSpec, name: str = "") -> Tensor:
-            shape = (batch, *spec.shape[1:]) if self._has_batch(spec) else spec.shape
+            shape = (batch, *spec.shape[1:]) if self.has_batch(spec) else spec.shape
             return spec.example(shape, device, name)
 
         positional = [made(spec) for spec in self.args if spec is not None]
@@ -112,14 +112,15 @@ class Signature:
     def _specs(self) -> list[TensorSpec | None]:
         return [*self.args, *(spec for _, spec in self.kwargs)]
 
-    def _has_batch(self, spec: TensorSpec) -> bool:
+    def has_batch(self, spec: TensorSpec) -> bool:
+        """Return whether the first dimension of an input is the batch."""
         first = next((each for each in self._specs() if each is not None and each.shape), spec)
         return spec.shape[:1] == first.shape[:1] != ()
 
     def _shown(self, spec: TensorSpec | None) -> str:
         if spec is None:
             return "no tensor"
-        lengths = ["batch", *spec.shape[1:]] if self._has_batch(spec) else list(spec.shape)
+        lengths = ["batch", *spec.shape[1:]] if self.has_batch(spec) else list(spec.shape)
         return f"({', '.join(map(str, lengths))}) {spec.dtype}"
 
     def to_json(self) -> Any:
@@ -142,7 +143,7 @@ class Signature:
         kwargs = tuple((str(name), _from_json(spec)) for name, spec in value["kwargs"].items())
         found = cls(args, kwargs)
         specs = [spec for spec in found._specs() if spec is not None]
-        entries = [math.prod(spec.shape[found._has_batch(spec) :]) for spec in specs]
+        entries = [math.prod(spec.shape[found.has_batch(spec) :]) for spec in specs]
         if len(found._specs()) > MANY or sum(entries) > LARGEST:
             raise ValueError(f"at most {MANY} inputs of {LARGEST} entries an example")
         return found

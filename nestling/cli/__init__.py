@@ -12,6 +12,7 @@ import typer
 from nestling.cli import (
     bench,
     doctor,
+    export,
     info,
     inspect,
     profile,
@@ -35,7 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for verb in (quickstart, inspect, train, search, report, info, bench, profile, run, doctor):
+for verb in (quickstart, inspect, train, search, report, info, bench, profile, export, run, doctor):
     verb.add_to(app)
 
 

@@ -13,7 +13,13 @@ from nestling.cli import terminal
 from nestling.cli.options import AsJson, examples
 
 PACKAGES = ("torch", "numpy", "safetensors", "typer", "rich", "matplotlib", "scikit-learn")
-EXTRAS = {"pillow": "reading picture files, in `nestling run` and in data sets"}
+EXTRAS = {
+    "pillow": "reading picture files, in `nestling run` and in data sets",
+    "onnx": "exporting to ONNX",
+    "onnxscript": "exporting to ONNX",
+    "onnxruntime": "the backend onnxruntime",
+    "openvino": "the backend openvino, and exporting to it",
+}
 
 
 def add_to(app: typer.Typer) -> None:

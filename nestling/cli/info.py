@@ -85,7 +85,7 @@ def _write(file: Path, found: dict[str, Any]) -> None:
     for entry in found["menu"]:
         keys += [_key(row) for row in entry["latencies"] if _key(row) not in keys]
     heads = ["name", "MACs", "params", "bytes", found["metric"], "offered"]
-    heads += [f"ms b{batch} t{threads}" for _, _, threads, batch, _ in keys]
+    heads += [_head(*key) for key in keys]
     rows = [[*_cells(entry), *_latencies(entry, keys)] for entry in found["menu"]]
     terminal.put_table(heads, rows)
     if keys:
@@ -101,6 +101,11 @@ def _write(file: Path, found: dict[str, Any]) -> None:
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("device", "backend", "threads", "batch", "dtype"))
+
+
+def _head(device: str, backend: str, threads: int, batch: int, dtype: str) -> str:
+    """Return the head of a column of latencies; views are what runs where nothing else is said."""
+    return f"ms b{batch} t{threads}" + ("" if backend == "eager" else f" {backend}")
 
 
 def _cells(entry: dict[str, Any]) -> list[str]:

@@ -81,7 +81,8 @@ def opened(file: Path, own: str | None = None, args: list[str] | None = None) ->
             "--arg is for --model FILE.py:function; the file itself holds the arguments of its "
             "builder"
         )
-    return load(file, model=None if own is None else target.make(own, target.arguments(args or [])))
+    made = None if own is None else target.make(own, target.arguments(args or []))
+    return load(file, model=made, backend="eager")  # nothing is made ready that is run once
 
 
 def read_header_id(file: Path) -> str:

@@ -122,6 +122,56 @@ def measure(
     }
 
 
+def sustained(
+    calls: Mapping[str, Call],
+    *,
+    seconds: float,
+    clock: Clock = time.perf_counter,
+    synchronize: Callable[[], object] | None = None,
+) -> tuple[dict[str, Latency], dict[str, float]]:
+    """Measure the latency of calls that go on for minutes, as in service.
+
+    A processor that has worked for long is warmer and may be slower. The calls are sampled round by
+    round, in an order that is shuffled anew, until the time is over.
+
+    Args:
+        calls: name -> function of no arguments.
+        seconds: from the first sample to the last.
+        clock: a function that returns seconds.
+        synchronize: waits for a device to finish; called before the clock is read.
+
+    Returns:
+        Name -> latency in the second half of the time; and name -> drift: by what share the median
+        of the last quarter is above that of the first.
+
+    Raises:
+        ValueError: a time that is not positive, or a clock that stands still.
+
+    Example:
+        >>> found, drift = sustained({"sum": lambda: sum(range(100))}, seconds=0.05)
+        >>> found["sum"].runs >= 11
+        True
+    """
+    _check_limits(1, seconds)
+    timers = {name: _Timer(call, clock, synchronize) for name, call in calls.items()}
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    shuffle = random.Random(0).shuffle
+    order, start, rounds = list(calls), clock(), 0
+    while rounds < 2 * MIN_SAMPLES or clock() - start < seconds:
+        shuffle(order)
+        for name in order:
+            samples[name].append(timers[name].sample())
+        rounds += 1
+    found, drifts = {}, {}
+    for name, taken in samples.items():
+        late = taken[len(taken) // 2 :]
+        found[name] = Latency(statistics.median(late), *order_interval(late), runs=len(late))
+        quarter = len(taken) // 4
+        first, last = taken[:quarter], taken[-quarter:]
+        drifts[name] = statistics.median(last) / statistics.median(first) - 1
+    return found, drifts
+
+
 def paired_ratio(
     a: Call,
     b: Call,

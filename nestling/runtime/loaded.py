@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,35 +11,54 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from nestling import modelfile
+from nestling import backends, modelfile
+from nestling.backends import AUTO, Call
+from nestling.backends.shelf import Ready, Shelf
 from nestling.batch import shapes, size
+from nestling.costs.latency import Latency
 from nestling.entry import Entry
 from nestling.errors import BudgetError, DataError, ModelError, NestlingError, did_you_mean
-from nestling.menu import Menu, backend
+from nestling.menu import Menu
+from nestling.profiling import profiled
 from nestling.runtime.choice import Ladder, choose_within
+from nestling.runtime.plan import EAGER, Tables, plan, tables_for
 
 COSTS = ("fraction", "latency_ms", "macs", "params", "bytes")
 
 
-def load(path: str | Path, model: nn.Module | None = None, *, packed: bool = False) -> LoadedModel:
-    """Load a model file.
+def load(
+    path: str | Path,
+    model: nn.Module | None = None,
+    *,
+    packed: bool = False,
+    backend: str = AUTO,
+    memory_cap: float | None = None,
+) -> LoadedModel:
+    """Load a model file, with what it takes to run every entry.
 
     Args:
         path: a `.nest` file.
         model: an instance of your own class, which is copied and not changed; not needed for the
             builders of `nestling.models`.
-        packed: hold every entry as a copy of its own, see `LoadedModel`.
+        packed: the same as backend="packed".
+        backend: what runs the entries: "auto" for the fastest one by the profile beside the file,
+            or the name of one; see `LoadedModel`.
+        memory_cap: bytes that backends may add to the shared weights.
 
     Raises:
         FileError: the file is missing, damaged, of another version, or does not fit the model.
+        ModelError: an unknown backend, or one that is not installed.
 
     Example:
         >>> model = nestling.load("model.nest")
         >>> logits = model(images, latency_ms=8)
     """
+    backends.check(backend)
     menu = Menu.load(path, model)
     with modelfile.guarded(Path(path)):
-        return LoadedModel(menu, packed=packed)
+        loaded = LoadedModel(menu, packed=packed, backend=backend, memory_cap=memory_cap)
+    loaded.prepare()
+    return loaded
 
 
 class LoadedModel:
@@ -49,16 +69,40 @@ class LoadedModel:
 
     Args:
         menu: with its weights, as `fit`, `make_menu` or `load` give it.
-        packed: hold every entry as a contiguous copy instead of as views. A small net then runs at
-            full speed at batch 1 too; it costs the memory of all entries together, and the copies
-            do not follow when `menu.net` is moved or trained. Latencies of views (all that
-            `make_menu` and `nestling profile` measure) are not used for it: call `measured()`.
+        packed: the same as backend="packed".
+        backend: what runs the entries. "eager" runs the views themselves. "packed" holds every
+            entry as a contiguous copy: a small net then runs at full speed at batch 1 too.
+            "compiled", "onnxruntime" and "openvino" are engines, with copies of their own. "auto"
+            takes for every entry, and every batch size and number of threads that the profile has
+            figures for, the fastest one of these. What copies costs the memory of all entries
+            together, and does not follow when `menu.net` is moved or trained. Latencies of one
+            backend are never used for another.
+        memory_cap: bytes that backends may add to the shared weights; beyond it, what was used last
+            is kept, and the rest is made again when it is called. Views cost nothing.
+
+    Raises:
+        ModelError: an unknown backend, or one that is not installed.
+        BudgetError: a memory cap that is no number of bytes.
     """
 
-    def __init__(self, menu: Menu, *, packed: bool = False) -> None:
+    def __init__(
+        self,
+        menu: Menu,
+        *,
+        packed: bool = False,
+        backend: str = AUTO,
+        memory_cap: float | None = None,
+    ) -> None:
         self.menu = menu
-        self.packed = packed
-        self._modules = {entry.name: menu.module(entry.name, packed=packed) for entry in menu}
+        self.backend = backends.check(_named(packed, backend))
+        self.packed = self.backend == "packed"
+        copied = self.packed and memory_cap is None
+        self._modules = {entry.name: menu.module(entry.name, packed=copied) for entry in menu}
+        others = any(key.backend != EAGER for key in menu.profile.tables)
+        self._views_only = copied or self.backend == EAGER or (self.backend == AUTO and not others)
+        self._shelf = Shelf(menu.net, self._modules.__getitem__, memory_cap)
+        self._cap = memory_cap
+        self._plans: dict[tuple[int, int], dict[str, str]] = {}
         whole = max(1, menu.net.space.macs(menu.net.space.full))
         prices: dict[str, dict[str, float]] = {
             "fraction": {entry.name: entry.macs / whole for entry in menu},
@@ -67,7 +111,7 @@ class LoadedModel:
             "bytes": {entry.name: entry.bytes for entry in menu},
         }
         self._ladders = {cost: Ladder.of(cost, menu.entries, of) for cost, of in prices.items()}
-        self._timed: dict[tuple[int, int], Ladder] = {}
+        self._timed: dict[tuple[int, int, int], Ladder] = {}
         self._full = menu.full
 
     def choose(
@@ -154,8 +198,9 @@ class LoadedModel:
             DataError: the inputs hold NaN or infinity.
         """
         budgets = (fraction, latency_ms, macs, params, bytes)
+        timed = latency_ms is not None or not self._views_only
+        batch = size((args, kwargs)) if timed else 1
         if subnet is None:
-            batch = size((args, kwargs)) if latency_ms is not None else 1
             entry = self.choose(
                 fraction=fraction,
                 latency_ms=latency_ms,
@@ -164,12 +209,13 @@ class LoadedModel:
                 bytes=bytes,
                 batch=batch,
             )
-            module = self._modules[entry.name]
+            name = entry.name
         elif any(budget is not None for budget in budgets):
             raise BudgetError("a call takes a budget or subnet=, not both; leave one out")
         else:
-            module = self.subnet(subnet)
+            name = self.menu[subnet].name
         try:
+            module = self._modules[name] if self._views_only else self._runner(name, batch)
             with torch.no_grad():
                 outputs = module(*args, **kwargs)
         except NestlingError:
@@ -182,10 +228,61 @@ class LoadedModel:
         _check_finite(outputs, args, kwargs)
         return outputs
 
-    def measured(self, batch: int = 1, **options: Any) -> LoadedModel:
-        """Return the model with latencies measured on this device; see `Menu.measured`."""
-        menu = self.menu.measured(batch, packed=self.packed, **options)
-        return LoadedModel(menu, packed=self.packed)
+    def prepare(self, *batches: int) -> list[Ready]:
+        """Make every entry ready to run, so that no call has to; `load` has done so.
+
+        Args:
+            *batches: numbers of examples in the calls to come; without one, those of the profile
+                for "auto", and 1 for another backend. Only "compiled" needs to know them all: it
+                runs calls with other numbers of examples on views.
+
+        Returns:
+            What is ready now, with its memory and the time to make it. What cannot run on its
+            backend runs on views, and `left_out` says why.
+        """
+        threads = torch.get_num_threads()
+        first = sorted(self.menu, key=lambda entry: not entry.offered)
+        for batch in batches or self._known_batches(threads):
+            chosen = self._plan(batch, threads)
+            for entry in first:
+                room = self._shelf.bytes + entry.bytes <= self._shelf.cap
+                if chosen[entry.name] != EAGER and room and not self._views_only:
+                    self._shelf.prepare(entry.name, chosen[entry.name], batch, threads)
+        return self._shelf.ready
+
+    @property
+    def ready(self) -> list[Ready]:
+        """What backends hold ready now, with its memory and the time that it took to make."""
+        return self._shelf.ready
+
+    @property
+    def left_out(self) -> dict[tuple[str, str], str]:
+        """Why an entry cannot run on a backend, by (backend, entry); it runs on views."""
+        return dict(self._shelf.left_out)
+
+    def backend_of(self, name: str, batch: int = 1) -> str:
+        """Return what runs an entry with so many examples in a call, and the present threads.
+
+        Raises:
+            SpecError: there is no such entry.
+        """
+        threads = torch.get_num_threads()
+        chosen = self._plan(batch, threads)[self.menu[name].name]
+        return chosen if self._shelf.runs(name, chosen, batch, threads) else EAGER
+
+    def measured(
+        self, batch: int = 1, *, backends: Sequence[str] | None = None, **options: Any
+    ) -> LoadedModel:
+        """Return the model with latencies measured on this device; see `profiling.profiled`.
+
+        Args:
+            batch: examples in a call.
+            backends: that are measured; by default the model's own, and views for "auto".
+            **options: as `profiled` takes them.
+        """
+        own = EAGER if self.backend == AUTO else self.backend
+        menu = profiled(self.menu, batch, backends=backends or (own,), **options)
+        return LoadedModel(menu, backend=self.backend, memory_cap=self._cap)
 
     def __repr__(self) -> str:
         names = ", ".join(entry.name for entry in self.menu)
@@ -198,13 +295,41 @@ class LoadedModel:
         near = (did_you_mean(name, [*COSTS, "subnet"]) for name in unknown)
         return next(filter(None, near), "")
 
+    def _plan(self, batch: int, threads: int) -> dict[str, str]:
+        """Return the backend of every entry, for so many examples and threads."""
+        found = self._plans.get((batch, threads))
+        if found is None:
+            names = [entry.name for entry in self.menu]
+            found = plan(names, self._tables(batch), self.backend)
+            self._plans[batch, threads] = found
+        return found
+
+    def _tables(self, batch: int) -> Tables:
+        key = functools.partial(self.menu.key, batch)
+        return tables_for(self.menu.profile, key, self.backend)
+
+    def _known_batches(self, threads: int) -> list[int]:
+        if self.backend != AUTO:
+            return [1]
+        keys = self.menu.profile.tables
+        here = (key for key in keys if key == self.menu.key(key.batch, key.backend))
+        return sorted({key.batch for key in here if key.threads == threads})
+
+    def _runner(self, name: str, batch: int) -> Call:
+        """Return what runs an entry, for a call with so many examples."""
+        threads = torch.get_num_threads()
+        chosen = self._plan(batch, threads)[name]
+        if chosen == EAGER:
+            return self._modules[name]
+        return self._shelf.find(name, chosen, batch, threads) or self._modules[name]
+
     def _timed_ladder(self, batch: int) -> Ladder:
-        place = (batch, torch.get_num_threads())
+        place = (batch, torch.get_num_threads(), self._shelf.changes)
         ladder = self._timed.get(place)
         if ladder is None:
             if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
                 raise BudgetError(f"batch= is a whole number of at least 1, but it is {batch!r}")
-            table = self.menu.latencies(batch, backend(self.packed))
+            table = self._latencies(batch)
             entries = [entry for entry in self.menu if entry.name in table]
             if not entries:
                 raise BudgetError(
@@ -216,6 +341,37 @@ class LoadedModel:
             ladder = Ladder.of("latency_ms", offered, prices)
             self._timed[place] = ladder
         return ladder
+
+    def _latencies(self, batch: int) -> Mapping[str, Latency]:
+        """Return the latency of every entry on the backend that would run it.
+
+        Raises:
+            BudgetError: none was measured in this way.
+        """
+        tables = self._tables(batch)
+        own = EAGER if self.backend == AUTO else self.backend
+        if not tables if self.backend == AUTO else own not in tables:
+            return self.menu.latencies(batch, own)  # says what is missing
+        runs = {entry.name: self.backend_of(entry.name, batch) for entry in self.menu}
+        return {
+            name: tables[backend][name]
+            for name, backend in runs.items()
+            if name in tables.get(backend, {})
+        }
+
+
+def _named(packed: bool, backend: str) -> str:
+    """Return the backend that `packed=` and `backend=` ask for together.
+
+    Raises:
+        ModelError: they ask for different ones.
+    """
+    if packed and backend not in (AUTO, "packed"):
+        raise ModelError(
+            f"packed=True is the same as backend='packed', but backend= is {backend!r}; leave one "
+            "out"
+        )
+    return "packed" if packed else backend
 
 
 def _no_budget(name: str) -> str:

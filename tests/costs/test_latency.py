@@ -12,6 +12,7 @@ from nestling.costs.latency import (
     measure,
     order_interval,
     paired_ratio,
+    sustained,
 )
 
 
@@ -218,3 +219,23 @@ def test_interval_covers_the_true_median_19_times_of_20():
         low, high = order_interval([random_.expovariate(1) for _ in range(25)])
         hits += low <= math.log(2) <= high
     assert 0.94 <= hits / 2000 <= 0.985  # 0.957 by the binomial
+
+
+def test_a_sustained_run_goes_by_its_second_half_and_tells_the_drift():
+    machine = Machine()
+    warm = machine.call("warm", lambda m: 0.010 if m.now < 5 else 0.012)
+    found, drift = sustained({"warm": warm}, seconds=10, clock=machine.clock)
+    assert found["warm"].median == pytest.approx(12)
+    assert drift["warm"] == pytest.approx(0.2)
+    assert machine.now == pytest.approx(10, abs=0.2)
+    with pytest.raises(ValueError, match="seconds must be a positive number"):
+        sustained({"warm": warm}, seconds=0, clock=machine.clock)
+
+
+def test_a_sustained_run_samples_all_calls_alike():
+    machine = Machine()
+    calls = {name: machine.call(name, 0.01) for name in "abc"}
+    found, drift = sustained(calls, seconds=0.1, clock=machine.clock)
+    assert len({each.runs for each in found.values()}) == 1
+    assert found["a"].runs >= MIN_SAMPLES
+    assert all(abs(each) < 1e-9 for each in drift.values())
