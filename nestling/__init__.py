@@ -6,6 +6,7 @@ latency, memory and computation in microseconds.
 """
 
 from nestling import axes, costs, data, methods, models, objectives, rankers, search
+from nestling.bits import Bits
 from nestling.entry import Entry
 from nestling.errors import (
     BudgetError,
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Axis",
+    "Bits",
     "BudgetError",
     "DataError",
     "Entry",

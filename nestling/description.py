@@ -204,11 +204,7 @@ def _hope(advice: Advice) -> int:
 
 def whole_params(space: Space) -> int:
     """Return the parameters of the full net."""
-    return sum(
-        math.prod(extent.size for extent in layout.extents)
-        for layout in space.layouts.values()
-        if layout.parameter
-    )
+    return space.params({})
 
 
 def axis_facts(space: Space, name: str) -> dict[str, Any]:
