@@ -20,7 +20,7 @@ from nestling.coding import CLIP, SCALE, Coding, attach, install, measure, unfit
 from nestling.errors import ModelError, SpecError, brief, did_you_mean
 from nestling.quantize import FULL, MOST
 from nestling.spec import Axis, Layout, Space
-from nestling.weights import duplicate, substituted
+from nestling.weights import duplicate, substituted, tensors_of
 
 WEIGHT, INPUT = "bits", "input_bits"  # how axes of bits end, after the path of their layer
 
@@ -293,7 +293,7 @@ def _proven(model: nn.Module, space: Space, args: Sequence[Any], kwargs: dict[st
     least = {name: axis.counts[0] for name, axis in space.axes.items() if axis.kind == "bits"}
 
     def holds(codings: Sequence[Coding]) -> bool:
-        with _by_hand(wide, codings, least):
+        with by_hand(wide, codings, least, tensors_of(wide)):
             wanted = tensors_in(run(wide, wide_args, wide_kwargs, None))
         subnet = duplicate(wide)
         install(subnet, codings, least)
@@ -332,21 +332,31 @@ def _without(space: Space, lost: Sequence[Coding]) -> Space:
 
 
 @contextmanager
-def _by_hand(
-    model: nn.Module, codings: Iterable[Coding], counts: Mapping[str, int]
+def by_hand(
+    model: nn.Module,
+    codings: Iterable[Coding],
+    counts: Mapping[str, int],
+    tensors: Mapping[str, Tensor],
 ) -> Iterator[None]:
-    """Replace the weights of a model, and the inputs of its layers, by halved ones for a block."""
+    """Replace the weights of a model, and the inputs of its layers, by halved ones for a block.
+
+    Args:
+        model: with floating-point weights.
+        codings: of its layers.
+        counts: kept bits by axis.
+        tensors: by name, the scales, and the weights to take instead of the model's own.
+    """
     weights: dict[str, Tensor] = {}
     handles = []
     for coding in codings:
-        layer = model.get_submodule(coding.module)
-        own, bits = layer._parameters, coding.weight_bits(counts)
-        weight, scale, clip = own["weight"], own[SCALE], own.get(CLIP)
-        assert weight is not None and scale is not None
-        rows = [halved(row, one, bits) for row, one in zip(weight, scale, strict=True)]
-        weights[coding.parameter("weight")] = torch.stack(rows)
-        if clip is not None and coding.input_bits(counts) != FULL:
-            hook = _input_by_hand(clip, coding.input_bits(counts), coding.signed)
+        bits, inputs = coding.weight_bits(counts), coding.input_bits(counts)
+        if bits != FULL:
+            weight, scale = (tensors[coding.parameter(name)] for name in ("weight", SCALE))
+            columns = scale[(...,) + (None,) * (weight.dim() - 1)]
+            weights[coding.parameter("weight")] = halved(weight, columns, bits)
+        if inputs != FULL:
+            hook = _input_by_hand(tensors[coding.parameter(CLIP)], inputs, coding.signed)
+            layer = model.get_submodule(coding.module)
             handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
     try:
         with substituted(model, weights):
@@ -372,7 +382,7 @@ def halved(values: Tensor, scale: Tensor, bits: int, signed: bool = True) -> Ten
 
     Args:
         values: numbers.
-        scale: the largest that the code reaches; one number.
+        scale: the largest that the code reaches, to be broadcast; above zero.
         bits: at least 1.
         signed: whether the code runs from -scale, or from zero.
     """

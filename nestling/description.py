@@ -337,6 +337,9 @@ def _cuts(space: Space, names: Sequence[str]) -> str:
     if depth:
         axis = space.axes[names[0]]
         return f"{axis.size - axis.counts[0]} of {axis.size} blocks"
+    if space.axes[names[0]].kind == "bits":
+        held = any(coding.axis == names[0] for coding in space.codings)
+        return "the bits of a weight" if held else "the bits of inputs"
     tensors = [len({tensor for tensor, _ in space.touches(name)}) for name in names]
     gathered = [len({tensor for tensor, _ in space.gathers(name)}) for name in names]
     if not any(gathered):

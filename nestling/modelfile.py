@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from nestling import container, rewrite
+from nestling.coding import attach, unfit
 from nestling.construction import copied
 from nestling.entry import Entry
 from nestling.errors import FileError, ModelError, NestlingError
@@ -181,7 +182,7 @@ def _header(menu: Contents) -> dict[str, Any]:
         "format": "nestling",
         "version": VERSION,
         "id": menu.profile.file_id,
-        "builder": _builder(net.model),
+        "builder": _builder(net),
         "class": f"{kind.__module__}.{kind.__qualname__}",
         "channels_last": is_channels_last(net.parameters()),
         "inputs": net.signature.to_json(),
@@ -194,15 +195,23 @@ def _header(menu: Contents) -> dict[str, Any]:
     }
 
 
-def _builder(model: nn.Module) -> dict[str, Any] | None:
-    """Return the call that makes this model; None where layers were changed since it was made."""
+def _builder(net: Supernet) -> dict[str, Any] | None:
+    """Return the call that makes the model; None where layers were changed since it was made."""
+    model = net.model
     made = built(model)
     if made is None:
         return None
     call = {"name": made.name, "arguments": dict(made.arguments)}
     skeleton = _skeleton(call)
-    same = str(skeleton) == str(model) and not misfit(skeleton, tensors_of(model))
+    own = _own(tensors_of(model), net.space)
+    same = str(skeleton) == str(model) and not misfit(skeleton, own)
     return call if same else None
+
+
+def _own(tensors: Mapping[str, Tensor], space: Space) -> dict[str, Tensor]:
+    """Return the tensors that are of the model's own class: all but the scales of few bits."""
+    extras = {name for coding in space.codings for name in coding.extras}
+    return {key: tensor for key, tensor in tensors.items() if key not in extras}
 
 
 def _skeleton(call: Mapping[str, Any]) -> nn.Module:
@@ -285,7 +294,7 @@ def _module(
             f"an instance of it: nestling.load({str(path)!r}, model={kind.rpartition('.')[2]}())"
         )
     module = _skeleton(mapping(maker)) if model is None else model
-    problem = misfit(module, weights)
+    problem = misfit(module, _own(weights, space))
     if problem:
         raise FileError(
             f"{path} does not fit the model: {problem}; make the model with the class and the "
@@ -302,9 +311,9 @@ def _module(
         ) from error
     if model is None:
         with torch.random.fork_rng(devices=[]):
-            return build(maker["name"], maker["arguments"])
+            return attach(build(maker["name"], maker["arguments"]), space.codings)
     try:
-        return copied(model)
+        return attach(copied(model), space.codings)
     except NestlingError as error:
         raise FileError(f"model= is copied, so that it stays as it is, but {error}") from error
 
@@ -335,8 +344,9 @@ def _materialized(model: nn.Module, signature: Signature) -> nn.Module:
 def _check_space(module: nn.Module, space: Space) -> None:
     """Check what the space says of the module's parameters and of its size attributes."""
     parameters = dict(module.named_parameters()).keys()
+    extras = {key for coding in space.codings for key in coding.extras}
     for key, layout in space.layouts.items():
-        if layout.parameter != (key in parameters):
+        if key not in extras and layout.parameter != (key in parameters):
             raise ValueError(f"{key!r} is {'no ' if layout.parameter else ''}a parameter")
     for attribute in space.attributes:
         value = _attribute_value(module.get_submodule(attribute.module), attribute)
@@ -346,6 +356,10 @@ def _check_space(module: nn.Module, space: Space) -> None:
             raise ValueError(f"{where} is {value!r:.80}, where the file has {size}")
     for block in space.blocks:
         module.get_submodule(block.module)  # an error if there is none
+    for coding in space.codings:
+        why = unfit(module.get_submodule(coding.module))
+        if why:
+            raise ValueError(f"the layer {coding.module!r} cannot be quantised: {why}")
     for given in space.rewrites:
         try:
             rewrite.check(module.get_submodule(given.module), given)

@@ -90,9 +90,9 @@ def quantised(values: Tensor, scale: Tensor, bits: int, *, signed: bool = True) 
     """Return numbers rounded to those that some bits can stand for, with gradients to train by.
 
     The gradient goes straight through to the numbers within the code's range, and is zero beyond
-    it. That of the scale is the true one of scale * Q(values / scale) where Q is taken for its
-    argument plus a constant, divided by the step and by the root of the number of values, so that
-    every count of bits moves it alike.
+    it. That of the scale is the one of scale * Q(values / scale) where Q is taken for its argument
+    plus a constant, divided by the root of the number of values that share the scale: it adds up
+    over them, and would move the scale faster than any value.
 
     Args:
         values: numbers, floating point.
@@ -165,8 +165,7 @@ class _Quantise(torch.autograd.Function):
         slope = gradient * torch.where(inside, output - values, output) / along
         rest = list(range(scale.dim(), values.dim()))
         total = slope.sum(rest) if rest else slope
-        share = _step(ctx.bits, ctx.signed) * math.sqrt(max(values.numel() // scale.numel(), 1))
-        return within, total / share, None, None
+        return within, total / math.sqrt(max(values.numel() // scale.numel(), 1)), None, None
 
 
 def _places(units: Tensor, bits: int, signed: bool) -> Tensor:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nestling.supernet import Supernet
 
 OPTIONS = ("groups", "floor", "threshold", "target", "trials")  # of searches
-COSTS = ("macs", "params", "bytes", "latency")
+COSTS = ("macs", "params", "bytes", "bitops", "latency")
 
 
 def add_to(app: typer.Typer) -> None:

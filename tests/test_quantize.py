@@ -1,0 +1,158 @@
+"""Nested bits: the code by halving, its integers, and the gradients that train it."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from nestling import quantize
+from nestling.errors import ModelError
+from nestling.quantize import MOST, integers, numbers, quantised, top, usual_scale
+
+REALS = st.floats(-4, 4, width=32)
+SCALES = st.floats(2**-7, 3, width=32)
+BITS = st.integers(1, MOST)
+
+
+def exactly(value, scale, bits, signed):
+    """The paper's definition in whole fractions: no rounding anywhere.
+
+    The quotient is that of the code under test, since the code is of the rounded quotient.
+    """
+    units = Fraction(float(torch.tensor(value) / torch.tensor(scale)))
+    rest = min(max(units, Fraction(-1 if signed else 0)), Fraction(1))
+    total = Fraction(0)
+    if not signed:  # the same on [0, 1]: its middle, then halves of halves
+        rest, total = rest - Fraction(1, 2), Fraction(1, 2)
+    for place in range(1, bits + 1):
+        half = Fraction(1, 2 ** (place + (not signed)))
+        bit = half if rest >= 0 else -half
+        rest, total = rest - bit, total + bit
+    return total
+
+
+@settings(max_examples=200, deadline=None)
+@given(REALS, SCALES, BITS, st.booleans())
+def test_the_code_is_the_sum_of_the_signs_of_what_is_left(value, scale, bits, signed):
+    found = integers(torch.tensor([value]), torch.tensor(scale), bits, signed=signed)
+    step = Fraction(2, 2**bits) if signed else Fraction(1, 2**bits)
+    assert (int(found) + Fraction(1, 2)) * step == exactly(value, scale, bits, signed)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(REALS, min_size=1, max_size=20), SCALES, BITS, BITS, st.booleans())
+def test_the_top_bits_of_the_stored_integers_are_the_code_of_fewer(
+    values, scale, bits, more, signed
+):
+    bits, more = sorted((bits, more))
+    given, one = torch.tensor(values), torch.tensor(scale)
+    stored, wide = (integers(given, one, n, signed=signed) for n in (MOST, more))
+    fewer = integers(given, one, bits, signed=signed)
+    assert torch.equal(top(stored, bits), fewer)
+    assert torch.equal(top(wide, bits, more), fewer)
+    assert torch.equal(
+        numbers(fewer, one, bits, signed=signed), quantised(given, one, bits, signed=signed)
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(REALS, min_size=1, max_size=20), SCALES, BITS, st.booleans())
+def test_numbers_that_are_coded_already_stay(values, scale, bits, signed):
+    one = torch.tensor(scale)
+    once = quantised(torch.tensor(values), one, bits, signed=signed)
+    assert torch.equal(quantised(once, one, bits, signed=signed), once)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("bits", range(1, MOST + 1))
+def test_every_dtype_holds_every_code(bits, dtype):
+    codes = torch.arange(-(2 ** (bits - 1)), 2 ** (bits - 1))
+    one = torch.ones((), dtype=dtype)
+    found = numbers(codes, one, bits)
+    assert found.dtype == dtype
+    assert found.unique().numel() == 2**bits
+    assert torch.equal(integers(found, one, bits), codes.to(torch.int8))
+
+
+def test_integer_kernels_need_half_the_sum_of_the_inputs():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 4, 3, 3, generator=generator, dtype=torch.float64)
+    image = torch.randint(0, 256, (2, 4, 7, 7), generator=generator).double()
+    scale = usual_scale(weight, 4)
+    for bits in (1, 2, 4, 8):
+        codes = integers(weight, scale, bits).double()
+        whole = nn.functional.conv2d(image, codes, padding=1)
+        sums = nn.functional.conv2d(image, torch.ones_like(weight[:1]), padding=1)
+        step = 2.0 ** (1 - bits) * scale.view(1, -1, 1, 1)
+        wanted = nn.functional.conv2d(image, quantised(weight, scale, bits), padding=1)
+        torch.testing.assert_close((whole + sums / 2) * step, wanted, rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("bits", [1, 3, 8])
+def test_gradients_are_those_of_the_straight_through_graph(bits, signed):
+    generator = torch.Generator().manual_seed(bits)
+    values = torch.randn(5, 40, generator=generator, dtype=torch.float64, requires_grad=True)
+    scale = (torch.rand(5, generator=generator, dtype=torch.float64) + 0.3).requires_grad_()
+    toward = torch.randn(5, 40, generator=generator, dtype=torch.float64)
+    found = torch.autograd.grad((quantised(values, scale, bits, signed=signed) * toward).sum(),
+                                (values, scale))
+    # Independently: rounding as a constant that is added inside of the range.
+    unit = values / scale[:, None]
+    cut = unit.clamp(-1 if signed else 0, 1)
+    codes = numbers(integers(unit.detach(), torch.ones((), dtype=torch.float64), bits,
+                             signed=signed), torch.ones((), dtype=torch.float64), bits,
+                    signed=signed)
+    graph = scale[:, None] * (cut + (codes - cut).detach())
+    wanted = torch.autograd.grad((graph * toward).sum(), (values, scale))
+    torch.testing.assert_close(found[0], wanted[0])
+    torch.testing.assert_close(found[1], wanted[1] / 40**0.5)
+    assert bool((found[0] == 0).any()) and bool((found[0] != 0).any())
+
+
+def test_a_scale_of_the_wrong_sign_or_of_zero_does_no_harm():
+    values = torch.tensor([-1.0, 0.2, 3.0])
+    plus, minus = (quantised(values, torch.tensor(s), 3) for s in (1.5, -1.5))
+    assert torch.equal(plus, minus)
+    assert bool(torch.isfinite(quantised(torch.zeros(3), torch.tensor(0.0), 2)).all())
+
+
+@pytest.mark.parametrize("bits", range(1, MOST + 1))
+def test_the_usual_scale_is_near_the_best_one_for_a_bell_curve(bits):
+    values = torch.randn(1, 40_000, generator=torch.Generator().manual_seed(3))
+
+    def error(scale):
+        return float((quantised(values, scale, bits) - values).square().mean())
+
+    usual = usual_scale(values, bits)
+    best = min(error(usual * share) for share in torch.linspace(0.6, 1.6, 41))
+    assert error(usual) <= 1.06 * best
+
+
+def test_the_usual_scale_fits_channels_that_are_zero_or_nearly_sure():
+    values = torch.stack([torch.zeros(8), torch.full((8,), 0.5), torch.randn(8)])
+    scale = usual_scale(values, 8)
+    assert scale.tolist()[:2] == [1.0, 0.5]
+    assert float(scale[2]) <= float(values[2].abs().max())
+    assert usual_scale(values, 8, dim=None).shape == ()
+
+
+def test_what_is_no_number_is_refused():
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(ModelError, match="NaN or infinite"):
+            integers(torch.tensor([0.0, bad]), torch.tensor(1.0))
+
+
+def test_gradients_under_transforms_are_the_same():
+    values, scale = torch.randn(3, 4), torch.rand(3) + 0.5
+    whole = torch.func.grad(lambda s: quantised(values, s, 2).square().sum())(scale)
+    each = torch.func.vmap(
+        torch.func.grad(lambda s, v: quantised(v, s, 2).square().sum()), in_dims=(0, 0)
+    )(scale, values)
+    torch.testing.assert_close(each, whole)
+    assert quantize.positive(scale).equal(scale)
