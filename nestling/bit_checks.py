@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nestling import quantize
 from nestling.axes.structure import tensors_in
 from nestling.bits import by_hand, halved
-from nestling.coding import SCALE, coded_layers
+from nestling.coding import Coded, coded_layers
 from nestling.errors import UncalibratedWarning
 from nestling.packing import pack
 from nestling.quantize import FULL, MOST
@@ -54,15 +54,13 @@ def check_bits(net: Supernet, *inputs: Any, seed: int = 0, **kwargs: Any) -> Non
                 assert torch.equal(one, other), f"{spec} computes something else when it is packed"
 
 
-def _check_weight(name: str, layer: nn.Module) -> None:
-    weight, scale, bits = layer._parameters["weight"], layer._parameters[SCALE], layer._weight_bits
-    assert weight is not None and scale is not None and isinstance(bits, int)
-    scale = quantize.positive(scale)
+def _check_weight(name: str, layer: Coded) -> None:
+    (weight, given), bits = layer.stored, layer._weight_bits
+    scale = quantize.positive(given)
     stored = quantize.integers(weight, scale)
     fewer = quantize.integers(weight, scale, bits)
     assert torch.equal(stored >> (MOST - bits), fewer), f"{name}: not the top bits of the integers"
     numbers, found = quantize.numbers(fewer, scale, bits), layer.weight
-    assert isinstance(found, Tensor)
     assert torch.equal(numbers, found), f"{name}: its weight is not what its integers stand for"
     by_halves = halved(weight, scale[(...,) + (None,) * (weight.dim() - 1)], bits)
     assert torch.equal(by_halves, found), f"{name}: its weight is not what halving by hand gives"

@@ -113,7 +113,8 @@ def coded(
     wish = bits if isinstance(bits, Bits) else Bits(bits)
     layers, notes = _layers(model, wish)
     seen = _seen(model, layers, wish, args, kwargs)
-    ends = {**dict.fromkeys(list(seen)[-1:], wish.last), **dict.fromkeys(list(seen)[:1], wish.first)}
+    order = list(seen)
+    ends = {**dict.fromkeys(order[-1:], wish.last), **dict.fromkeys(order[:1], wish.first)}
     counts = {name: ends.get(name, wish.counts) for name in layers}
     left = [name for name, found in counts.items() if not found]
     codings = [_coding(name, wish, seen.get(name)) for name, found in counts.items() if found]
@@ -307,7 +308,7 @@ def _proven(model: nn.Module, space: Space, args: Sequence[Any], kwargs: dict[st
         raise ModelError(
             f"few bits do not do to {type(model).__name__} what they must: a layer computes with "
             "weights that it does not read from self.weight when it runs, or the model draws "
-            "random numbers in evaluation mode; leave bits= out, or choose layers with Bits(layers=)"
+            "random numbers in evaluation mode; leave bits= out, or choose layers by Bits(layers=)"
         )
     lost = [coding for coding in space.codings if coding not in good]
     for coding in lost:
@@ -397,6 +398,4 @@ def halved(values: Tensor, scale: Tensor, bits: int, signed: bool = True) -> Ten
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(
-        torch.nan_to_num(one), torch.nan_to_num(other)
-    )
+    return one.shape == other.shape and torch.equal(torch.nan_to_num(one), torch.nan_to_num(other))

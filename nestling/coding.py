@@ -154,10 +154,15 @@ class Coded(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The layer's weight, rounded to what its bits can stand for."""
-        own = self._parameters
-        weight, scale = own["weight"], own[SCALE]
-        assert weight is not None and scale is not None
-        return quantize.quantised(weight, scale, self._weight_bits)
+        return quantize.quantised(*self.stored, self._weight_bits)
+
+    @property
+    def stored(self) -> tuple[nn.Parameter, nn.Parameter]:
+        """The parameters that the rounded weight is computed from: a weight, and its scales."""
+        weight, scale = self._parameters["weight"], self._parameters[SCALE]
+        assert weight is not None
+        assert scale is not None
+        return weight, scale
 
     def extra_repr(self) -> str:
         """Return what the layer's own class says, and the bits."""
@@ -166,15 +171,15 @@ class Coded(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Let copies be coded too; a pickle would need a class that no module has by name."""
-        return _remade, (type(self).__mro__[2],), self.__getstate__()
+        return _remade, (type(self).__mro__[2],), object.__getstate__(self)
 
 
 @functools.cache
-def _coded_kind(kind: type[nn.Module]) -> type[nn.Module]:
+def _coded_kind(kind: Any) -> Any:
     return type(kind.__name__, (Coded, kind), {"__module__": kind.__module__})
 
 
-def _remade(kind: type[nn.Module]) -> nn.Module:
+def _remade(kind: Any) -> Any:
     coded = _coded_kind(kind)
     return coded.__new__(coded)
 
@@ -218,7 +223,8 @@ def install(module: nn.Module, codings: Iterable[Coding], counts: Counts) -> Non
         if inputs != FULL:
             layer.register_forward_pre_hook(InputCoder(inputs, coding.signed), with_kwargs=True)
         if bits != FULL:
-            layer.__class__ = _coded_kind(type(layer))
+            kind: Any = type(layer)
+            layer.__class__ = _coded_kind(kind)
             layer.__dict__["_weight_bits"] = bits
 
 
@@ -237,10 +243,9 @@ def rounded(module: nn.Module) -> dict[int, nn.Parameter | None]:
     """
     found: dict[int, nn.Parameter | None] = {}
     for name, layer in coded_layers(module):
-        weight, scale = layer._parameters["weight"], layer._parameters[SCALE]
-        assert weight is not None and scale is not None
+        weight, scale = layer.stored
         values = layer.weight.detach().clone(memory_format=torch.preserve_format)
-        if not bool(torch.isfinite(values).all()):
+        if not bool(torch.isfinite(weight).all() & torch.isfinite(scale).all()):
             raise ModelError(
                 f"the weight or the scale of {name!r} has entries that are NaN or infinite, which "
                 "no bits can stand for: the training has diverged; go back to weights that are "
@@ -259,7 +264,7 @@ def settle(module: nn.Module) -> None:
         layer._parameters.pop(SCALE)
 
 
-def restored(subnet: nn.Module, packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def restored(subnet: nn.Module, packed: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Return the parameters that a packed copy leaves a subnet: those with its finer bits.
 
     A packed copy holds rounded weights and no scales. Entries that are still those of the subnet
@@ -274,10 +279,9 @@ def restored(subnet: nn.Module, packed: Mapping[str, Tensor]) -> dict[str, Tenso
         name, scale = (f"{path}.{key}" if path else key for key in ("weight", SCALE))
         before, now = layer.weight.detach(), packed.get(name)
         if scale not in packed and now is not None and now.shape == before.shape:
-            own, now = layer._parameters["weight"], now.detach().to(before)
-            assert own is not None
+            (own, scales), now = layer.stored, now.detach().to(before)
             found[name] = torch.where(now == before, own.detach(), now)
-            found[scale] = layer._parameters[SCALE].detach()  # type: ignore[union-attr]
+            found[scale] = scales.detach()
     return found
 
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from nestling import extent as extents
 from nestling.advice import ADVICE, Advice, advice_on
+from nestling.coding import Coding
 from nestling.extent import Counts, Extent
 
 WIDTH = 100  # columns of the report
@@ -119,6 +120,10 @@ class Space(Protocol):
     @property
     def blocks(self) -> Sequence[Block]:
         """The residual blocks that subnets of less depth pass by."""
+
+    @property
+    def codings(self) -> Sequence[Coding]:
+        """The layers whose weights and inputs can be in few bits."""
 
     @property
     def notes(self) -> Sequence[str]:
@@ -303,7 +308,8 @@ def describe_axis(space: Space, name: str) -> str:
         f"({_share(half['params'] / params)})",
     ]
     if not facts["outer"]:
-        inside = "" if facts["blocks"] else ", for it stands inside the units of another axis"
+        plain = facts["blocks"] or facts["kind"] == "bits"
+        inside = "" if plain else ", for it stands inside the units of another axis"
         lines += _wrapped(
             f"width= and fraction= leave it whole{inside}: give its count by name", ""
         )

@@ -104,7 +104,9 @@ def quantised(values: Tensor, scale: Tensor, bits: int, *, signed: bool = True) 
         >>> quantised(torch.tensor([-0.3, 0.1, 0.8]), torch.tensor(1.0), 2)
         tensor([-0.2500,  0.2500,  0.7500])
     """
-    found: Tensor = _Quantise.apply(values, positive(scale), bits, signed)
+    found: Tensor = _Quantise.apply(  # type: ignore[no-untyped-call]
+        values, positive(scale), bits, signed
+    )
     return found
 
 

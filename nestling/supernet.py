@@ -341,10 +341,10 @@ class Supernet:
         subnet = self.subnet(spec)
         tie = binding(subnet)
         assert tie is not None
-        given, buffers = dict(packed.named_parameters()), dict(packed.named_buffers())
+        given = restored(subnet, dict(packed.named_parameters()))
+        buffers = dict(packed.named_buffers())
         expected = {**dict(subnet.named_parameters()), **tie.private}
         known = expected.keys() | dict(subnet.named_buffers()).keys()
-        given = restored(subnet, given)
         _check_shapes(expected, {**given, **buffers}, known)
         take(subnet, {name: given[name] for name in own_of(packed)})
         with torch.no_grad():

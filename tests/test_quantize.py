@@ -100,19 +100,24 @@ def test_gradients_are_those_of_the_straight_through_graph(bits, signed):
     values = torch.randn(5, 40, generator=generator, dtype=torch.float64, requires_grad=True)
     scale = (torch.rand(5, generator=generator, dtype=torch.float64) + 0.3).requires_grad_()
     toward = torch.randn(5, 40, generator=generator, dtype=torch.float64)
-    found = torch.autograd.grad((quantised(values, scale, bits, signed=signed) * toward).sum(),
-                                (values, scale))
+    found = torch.autograd.grad(
+        (quantised(values, scale, bits, signed=signed) * toward).sum(), (values, scale)
+    )
     # Independently: rounding as a constant that is added inside of the range.
     unit = values / scale[:, None]
     cut = unit.clamp(-1 if signed else 0, 1)
-    codes = numbers(integers(unit.detach(), torch.ones((), dtype=torch.float64), bits,
-                             signed=signed), torch.ones((), dtype=torch.float64), bits,
-                    signed=signed)
+    codes = numbers(
+        integers(unit.detach(), torch.ones((), dtype=torch.float64), bits, signed=signed),
+        torch.ones((), dtype=torch.float64),
+        bits,
+        signed=signed,
+    )
     graph = scale[:, None] * (cut + (codes - cut).detach())
     wanted = torch.autograd.grad((graph * toward).sum(), (values, scale))
     torch.testing.assert_close(found[0], wanted[0])
     torch.testing.assert_close(found[1], wanted[1] / 40**0.5)
-    assert bool((found[0] == 0).any()) and bool((found[0] != 0).any())
+    assert bool((found[0] == 0).any())
+    assert bool((found[0] != 0).any())
 
 
 def test_a_scale_of_the_wrong_sign_or_of_zero_does_no_harm():

@@ -32,7 +32,7 @@ def individual(
         specs: the shapes to train instead.
 
     Raises:
-        SpecError: there is no spec, or one has weights in few bits, which stand-alone nets have not.
+        SpecError: there is no spec, or one has weights in few bits.
     """
     chosen = list(specs) if specs is not None else ladder(run.net.space, fractions)
     if not chosen:
