@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ def check_bits(net: Supernet, *inputs: Any, seed: int = 0, **kwargs: Any) -> Non
 
     The top k bits of the stored integers are the k-bit weights; they are those that halving by hand
     gives, number for number; and the subnet computes what the subnet of the same shape in floating
-    point computes with these weights and inputs. A packed copy computes the same.
+    point computes with these weights and inputs. A packed copy computes the same. For a net without
+    bits there is nothing to check.
 
     Args:
         net: the supernet; it is not changed.
@@ -41,6 +43,8 @@ def check_bits(net: Supernet, *inputs: Any, seed: int = 0, **kwargs: Any) -> Non
         >>> check_bits(nestling.Supernet(MyNet(), x, bits=(2, 4, 8)), x)
     """
     own = copy.deepcopy(net)
+    if not own.space.codings:
+        return
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", UncalibratedWarning)
         for spec in _specs(own.space, seed):
@@ -52,6 +56,12 @@ def check_bits(net: Supernet, *inputs: Any, seed: int = 0, **kwargs: Any) -> Non
                 assert torch.equal(one, other), f"{spec} differs from what halving by hand gives"
             for one, other in zip(_outputs(pack(subnet), inputs, kwargs), found, strict=True):
                 assert torch.equal(one, other), f"{spec} computes something else when it is packed"
+
+
+def in_floating_point(space: Space, spec: Mapping[str, int]) -> Spec:
+    """Return a spec with the bits of all weights and inputs full."""
+    bits = {name for name, axis in space.axes.items() if axis.kind == "bits"}
+    return Spec(space, {name: count for name, count in spec.items() if name not in bits})
 
 
 def _check_weight(name: str, layer: Coded) -> None:
@@ -71,8 +81,7 @@ def _by_hand(
 ) -> list[Tensor]:
     """Return the outputs of the floating-point subnet of the same shape, its weights replaced."""
     space = net.space
-    bits = {name for name, axis in space.axes.items() if axis.kind == "bits"}
-    plain = pack(net.subnet({name: n for name, n in spec.items() if name not in bits}).eval())
+    plain = pack(net.subnet(in_floating_point(space, spec)).eval())
     absent = space.absent(spec)
     codings = [coding for coding in space.codings if not absent(coding.module)]
     with by_hand(plain, codings, spec, dict(subnet.named_parameters())):

@@ -208,14 +208,14 @@ def _seen(
     args: Sequence[Any],
     kwargs: dict[str, Any],
 ) -> dict[str, _Seen]:
-    """Return what a run shows of the layers' inputs, in the order in which they run first.
+    """Return what runs show of the layers' inputs, in the order in which these run first.
 
-    It is a run in training mode, where norms work, with a fresh copy; one example may be too few
-    for that.
+    In training mode norms work, so that inputs are as large as they will be; but a model may leave
+    layers out there, and one example may be too few. The order is that of evaluation mode.
     """
-    for training in (True, False):
+    shown: list[dict[str, _Seen]] = [{}, {}]
+    for training, found in zip((False, True), shown, strict=True):
         trial = duplicate(model).train(training)
-        found: dict[str, _Seen] = {}
         for path in layers:
             note = _noter(found, path, wish)
             trial.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True)
@@ -227,9 +227,12 @@ def _seen(
                     f"{type(model).__name__} fails when the inputs of its layers are looked at "
                     f"({brief(error)}); leave bits= out"
                 ) from error
-            continue
-        break
-    return found
+            found.clear()
+    still, moving = shown
+    return {
+        path: _Seen(min(seen.least, moving.get(path, seen).least), moving.get(path, seen).clip)
+        for path, seen in still.items()
+    }
 
 
 def _noter(found: dict[str, _Seen], path: str, wish: Bits) -> Callable[..., None]:
@@ -369,33 +372,48 @@ def by_hand(
 
 def _input_by_hand(clip: Tensor, bits: int, signed: bool) -> Callable[..., Any]:
     def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        code = halved if signed else nearest
         if args:
-            return (halved(args[0], clip, bits, signed), *args[1:]), kwargs
+            return (code(args[0], clip, bits), *args[1:]), kwargs
         name = next(iter(kwargs))
-        return args, {**kwargs, name: halved(kwargs[name], clip, bits, signed)}
+        return args, {**kwargs, name: code(kwargs[name], clip, bits)}
 
     return hook
 
 
 @torch.no_grad()
-def halved(values: Tensor, scale: Tensor, bits: int, signed: bool = True) -> Tensor:
+def halved(values: Tensor, scale: Tensor, bits: int) -> Tensor:
     """Return numbers coded by halving, bit by bit, as the definition has it.
 
     Args:
         values: numbers.
         scale: the largest that the code reaches, to be broadcast; above zero.
         bits: at least 1.
-        signed: whether the code runs from -scale, or from zero.
     """
-    rest = (values / scale).clamp(-1 if signed else 0, 1)
-    middle = 0.0 if signed else 0.5
-    rest, total = rest - middle, torch.full_like(rest, middle)
+    rest = (values / scale).clamp(-1, 1)
+    total = torch.zeros_like(rest)
     for place in range(1, bits + 1):
-        half = math.ldexp(1.0, -place - (0 if signed else 1))
-        bit = torch.where(rest < 0, -half, half)
+        bit = torch.where(rest < 0, -math.ldexp(1.0, -place), math.ldexp(1.0, -place))
         rest, total = rest - bit, total + bit
     return total * scale
 
 
+@torch.no_grad()
+def nearest(values: Tensor, clip: Tensor, bits: int) -> Tensor:
+    """Return numbers that are never negative as the nearest of the levels from zero to `clip`.
+
+    Args:
+        values: numbers.
+        clip: the highest level; one number, above zero.
+        bits: there are two to the power of this many levels.
+    """
+    steps = 2**bits - 1
+    levels = torch.arange(steps + 1, dtype=values.dtype, device=values.device) / steps
+    between = (torch.arange(steps, dtype=values.dtype, device=values.device) + 0.5) / steps
+    found: Tensor = levels[torch.bucketize(values / clip, between, right=True)] * clip
+    return found
+
+
 def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(torch.nan_to_num(one), torch.nan_to_num(other))
+    one, other = one.nan_to_num(), other.nan_to_num()
+    return one.shape == other.shape and torch.equal(one, other)

@@ -12,7 +12,12 @@ first bit, which is turned round; so this is
 
 The code is symmetric and has no zero, only the half step on either side of it. A kernel computes
 with the integers n_k and adds half of the sum of its inputs: (n_k + 1/2) . a = n_k . a + sum(a)/2,
-which is exact. Inputs that are never negative are coded in the same way on [0, 1].
+which is exact.
+
+Inputs that are never negative have a code with a zero, of 2^k - 1 equal steps on [0, 1], rounded to
+the nearest. They are not stored, so nothing is gained if they are nested; and zero has to stay
+zero: it is what convolutions pad with, what ReLUs leave of most inputs, and what units are that a
+subnet has not. It also is what integer kernels take without a correction.
 
 Source: Cui et al., Fully Nested Neural Network for Adaptive Compression and Quantization (IJCAI
 2020); the code by halving is our reconstruction of it. Gradients: Bengio et al., Estimating or
@@ -43,7 +48,7 @@ def integers(values: Tensor, scale: Tensor, bits: int = MOST, *, signed: bool = 
         scale: the largest number that the code reaches, above zero: one number, or one for each
             entry of the first dimension.
         bits: 1 to 8.
-        signed: whether the code runs from -scale, or from zero.
+        signed: whether the numbers may be negative: the nested code, or that with a zero.
 
     Returns:
         int8 from -2^(bits-1) to 2^(bits-1) - 1, or uint8 from 0 to 2^bits - 1, of the same shape.
@@ -68,11 +73,11 @@ def numbers(codes: Tensor, scale: Tensor, bits: int = MOST, *, signed: bool = Tr
         >>> numbers(torch.tensor([-2, -1, 0, 1]), torch.tensor(1.0), 2)
         tensor([-0.7500, -0.2500,  0.2500,  0.7500])
     """
-    return (codes.to(scale.dtype) + 0.5) * _step(bits, signed) * _along(scale, codes)
+    return _units(codes.to(scale.dtype), bits, signed) * _along(scale, codes)
 
 
 def top(codes: Tensor, bits: int, of: int = MOST) -> Tensor:
-    """Return the top bits of integers: those of fewer bits.
+    """Return the top bits of signed integers: those of fewer bits.
 
     Args:
         codes: integers of `of` bits.
@@ -98,7 +103,7 @@ def quantised(values: Tensor, scale: Tensor, bits: int, *, signed: bool = True) 
         values: numbers, floating point.
         scale: as for `integers`; its sign does not matter.
         bits: 1 to 8.
-        signed: whether the code runs from -scale, or from zero.
+        signed: whether the numbers may be negative: the nested code, or that with a zero.
 
     Example:
         >>> quantised(torch.tensor([-0.3, 0.1, 0.8]), torch.tensor(1.0), 2)
@@ -147,8 +152,7 @@ class _Quantise(torch.autograd.Function):
     @staticmethod
     def forward(values: Tensor, scale: Tensor, bits: int, signed: bool) -> Tensor:
         along = _along(scale, values)
-        places = _places(values / along, bits, signed)
-        return (places + 0.5) * _step(bits, signed) * along
+        return _units(_places(values / along, bits, signed), bits, signed) * along
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -171,18 +175,18 @@ class _Quantise(torch.autograd.Function):
 
 
 def _places(units: Tensor, bits: int, signed: bool) -> Tensor:
-    """Return the integers of numbers in units of their scale, as floating-point numbers.
+    """Return the integers of numbers in units of their scale, as floating-point numbers."""
+    if not signed:
+        steps = (1 << bits) - 1
+        return torch.floor(units * steps + 0.5).clamp(0, steps)
+    half = 1 << (bits - 1)
+    # A power of two is multiplied without rounding, so fewer bits are exactly the top ones.
+    return torch.floor(units * half).clamp(-half, half - 1)
 
-    A power of two is multiplied without rounding, so fewer bits are exactly the top ones.
-    """
-    whole = 1 << bits
-    least = -whole // 2 if signed else 0
-    return torch.floor(units / _step(bits, signed)).clamp(least, least + whole - 1)
 
-
-def _step(bits: int, signed: bool) -> float:
-    """Return the distance of two neighbours of a code, in units of its scale."""
-    return 2.0 ** ((1 if signed else 0) - bits)
+def _units(places: Tensor, bits: int, signed: bool) -> Tensor:
+    """Return what integers stand for, in units of the scale."""
+    return (places + 0.5) / (1 << (bits - 1)) if signed else places / ((1 << bits) - 1)
 
 
 def _along(scale: Tensor, values: Tensor) -> Tensor:

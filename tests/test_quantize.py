@@ -19,45 +19,51 @@ SCALES = st.floats(2**-7, 3, width=32)
 BITS = st.integers(1, MOST)
 
 
-def exactly(value, scale, bits, signed):
+def exactly(value, scale, bits):
     """The paper's definition in whole fractions: no rounding anywhere.
 
     The quotient is that of the code under test, since the code is of the rounded quotient.
     """
     units = Fraction(float(torch.tensor(value) / torch.tensor(scale)))
-    rest = min(max(units, Fraction(-1 if signed else 0)), Fraction(1))
-    total = Fraction(0)
-    if not signed:  # the same on [0, 1]: its middle, then halves of halves
-        rest, total = rest - Fraction(1, 2), Fraction(1, 2)
+    rest, total = min(max(units, Fraction(-1)), Fraction(1)), Fraction(0)
     for place in range(1, bits + 1):
-        half = Fraction(1, 2 ** (place + (not signed)))
-        bit = half if rest >= 0 else -half
+        bit = Fraction(1 if rest >= 0 else -1, 2**place)
         rest, total = rest - bit, total + bit
     return total
 
 
 @settings(max_examples=200, deadline=None)
-@given(REALS, SCALES, BITS, st.booleans())
-def test_the_code_is_the_sum_of_the_signs_of_what_is_left(value, scale, bits, signed):
-    found = integers(torch.tensor([value]), torch.tensor(scale), bits, signed=signed)
-    step = Fraction(2, 2**bits) if signed else Fraction(1, 2**bits)
-    assert (int(found) + Fraction(1, 2)) * step == exactly(value, scale, bits, signed)
+@given(REALS, SCALES, BITS)
+def test_the_code_is_the_sum_of_the_signs_of_what_is_left(value, scale, bits):
+    found = integers(torch.tensor([value]), torch.tensor(scale), bits)
+    assert (int(found) + Fraction(1, 2)) / 2 ** (bits - 1) == exactly(value, scale, bits)
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(REALS, min_size=1, max_size=20), SCALES, BITS, BITS, st.booleans())
-def test_the_top_bits_of_the_stored_integers_are_the_code_of_fewer(
-    values, scale, bits, more, signed
-):
+@given(st.lists(REALS, min_size=1, max_size=20), SCALES, BITS, BITS)
+def test_the_top_bits_of_the_stored_integers_are_the_code_of_fewer(values, scale, bits, more):
     bits, more = sorted((bits, more))
     given, one = torch.tensor(values), torch.tensor(scale)
-    stored, wide = (integers(given, one, n, signed=signed) for n in (MOST, more))
-    fewer = integers(given, one, bits, signed=signed)
+    stored, wide = (integers(given, one, n) for n in (MOST, more))
+    fewer = integers(given, one, bits)
     assert torch.equal(top(stored, bits), fewer)
     assert torch.equal(top(wide, bits, more), fewer)
-    assert torch.equal(
-        numbers(fewer, one, bits, signed=signed), quantised(given, one, bits, signed=signed)
-    )
+    assert torch.equal(numbers(fewer, one, bits), quantised(given, one, bits))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(0, 4, width=32), SCALES, BITS)
+def test_what_is_never_negative_goes_to_the_nearest_level_and_zero_stays(value, scale, bits):
+    one = torch.tensor(scale)
+    levels = one.double() * torch.arange(2**bits) / (2**bits - 1)
+    found = quantised(torch.tensor([0.0, value, 5.0]), one, bits, signed=False)
+    assert float(found[0]) == 0
+    assert float(found[2]) == pytest.approx(scale)
+    away = float((levels - value).abs().min())
+    assert abs(float(found[1]) - value) <= away + 1e-6 * scale
+    codes = integers(torch.tensor([0.0, value]), one, bits, signed=False)
+    assert codes.dtype == torch.uint8
+    assert torch.equal(numbers(codes, one, bits, signed=False), found[:2])
 
 
 @settings(max_examples=100, deadline=None)

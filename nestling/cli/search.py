@@ -48,7 +48,7 @@ def search(
         str, typer.Option(help="Search: progressive, greedy, evolution or uniform.")
     ] = "progressive",
     cost: Annotated[
-        str, typer.Option(help="What to save: macs, params, bytes or latency.")
+        str, typer.Option(help="What to save: macs, params, bytes, bitops or latency.")
     ] = "macs",
     groups: Annotated[
         int | None, typer.Option(min=1, help="Equal parts of an axis; one goes at a time.")
