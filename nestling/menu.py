@@ -230,22 +230,41 @@ class Menu:
         _digest(digest, tensors_of(self.net.model))
         return digest.hexdigest()[:32]
 
-    def save(self, path: str | Path) -> Path:
+    def only(self, *names: str) -> Menu:
+        """Return the menu with some of its entries alone.
+
+        Raises:
+            SpecError: there is no such entry, or none is named.
+
+        Example:
+            >>> menu.only("m100-b4", "m50-b2").save("small.nest", integers=True)
+        """
+        kept = {self[name].name for name in names}
+        if not kept:
+            listed = ", ".join(entry.name for entry in self.entries)
+            raise SpecError(f"a menu has at least one entry, but none is named; it has {listed}")
+        return replace(self, entries=tuple(e for e in self.entries if e.name in kept))
+
+    def save(self, path: str | Path, *, integers: bool = False) -> Path:
         """Write one file with the weights (once) and the menu, and the profile beside it.
 
         Args:
             path: ends in `.nest`.
+            integers: write the weights that no entry has in floating point as integers of as many
+                bits as the entry of most bits has. The file is smaller, and what is read from it
+                computes the same for every entry; but the finer bits are gone, for training too.
 
         Returns:
             The path of the file.
 
         Raises:
             FileError: the file cannot be written.
-            SpecError: the units were reordered or the weights changed since the menu was made.
+            SpecError: the units were reordered or the weights changed since the menu was made; or
+                there are no weights to write as integers.
         """
         self.check_current()
         parts = self.net, self.entries, self.metric, self.order, self.profile, self.facts
-        return modelfile.save(Contents(*parts), Path(path))
+        return modelfile.save(Contents(*parts), Path(path), integers=integers)
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module | None = None) -> Menu:

@@ -1,14 +1,16 @@
 """The model file: one safetensors file with one copy of the weights and the menu in its header.
 
 The header is JSON: format version, builder and arguments, space, orders, inputs, and the menu with
-its figures. Tensors are `weights/NAME` (shared) and `entries/ENTRY/NAME` (an entry's own). Nothing
-in it is executed; every number is bounded and checked before anything is allocated.
+its figures. Tensors are `weights/NAME` (shared), `planes/PLACE/NAME` (the bits of shared weights
+that are stored as integers) and `entries/ENTRY/NAME` (an entry's own). Nothing in it is executed;
+every number is bounded and checked before anything is allocated.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from nestling import container, rewrite
-from nestling.coding import attach, unfit
+from nestling import container, quantize, rewrite
+from nestling.coding import SCALE, Coding, attach, unfit
 from nestling.construction import copied
 from nestling.entry import Entry
-from nestling.errors import FileError, ModelError, NestlingError
+from nestling.errors import FileError, ModelError, NestlingError, SpecError
 from nestling.header import (
     items,
     mapping,
@@ -36,7 +38,9 @@ from nestling.header import (
     text,
 )
 from nestling.models import build, built
+from nestling.planes import bytes_of, codes_of, planes_of
 from nestling.profile import ForeignProfile, Profile, beside
+from nestling.quantize import FULL, MOST
 from nestling.setting import Setting, holder_of
 from nestling.signature import Signature
 from nestling.spec import Attribute, Space, Spec
@@ -59,11 +63,17 @@ class Contents(NamedTuple):
     facts: Mapping[str, Any]
 
 
-def save(menu: Contents, path: Path) -> Path:
+def save(menu: Contents, path: Path, *, integers: bool = False) -> Path:
     """Write a menu and its weights to one file, and its profile beside it.
+
+    Args:
+        menu: what is written.
+        path: of the file.
+        integers: whether to write weights that no entry has in floating point as integers.
 
     Raises:
         FileError: the path does not end in `.nest`, or the file cannot be written.
+        SpecError: `integers`, but there are no such weights.
     """
     if path.suffix != ".nest":
         raise FileError(f"a model file ends in .nest, but the path is {path}; rename it")
@@ -72,6 +82,8 @@ def save(menu: Contents, path: Path) -> Path:
     for entry in menu.entries:
         tensors |= {f"entries/{entry.name}/{key}": own for key, own in entry.private.items()}
     header = _header(menu)
+    if integers:
+        header["planes"] = _to_planes(menu, tensors)
     with _guarded(f"cannot save {path}: the menu", "change what is saved"):
         _check_header(header, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
     container.write(path, header, tensors)
@@ -101,7 +113,7 @@ def read(path: str | Path, model: nn.Module | None = None) -> Contents:
     with guarded(path):
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         space, rows, signature = _check_header(header, shapes)
-        weights = _part(tensors, "weights/")
+        weights = _part(tensors, "weights/") | _from_planes(header, space, tensors)
         if model is not None:
             model = _materialized(model, signature)
         module = _module(header, path, model, space, weights)
@@ -220,6 +232,31 @@ def _skeleton(call: Mapping[str, Any]) -> nn.Module:
         return build(call["name"], mapping(call["arguments"]))
 
 
+def _to_planes(menu: Contents, tensors: dict[str, Tensor]) -> dict[str, int]:
+    """Replace weights that no entry has in floating point by bit planes; return their bits.
+
+    As many bits are kept as the entry of most bits has.
+    """
+    space, found = menu.net.space, {}
+    for coding in space.codings:
+        present = [each.spec for each in menu.entries if not space.absent(each.spec)(coding.module)]
+        bits = max((coding.weight_bits(spec) for spec in present), default=FULL)
+        if bits < FULL:
+            name = coding.parameter("weight")
+            weight, scale = (tensors[f"weights/{coding.parameter(k)}"] for k in ("weight", SCALE))
+            codes = quantize.integers(weight, quantize.positive(scale), bits)
+            del tensors[f"weights/{name}"]
+            for place, plane in enumerate(planes_of(codes, bits), 1):
+                tensors[f"planes/{place}/{name}"] = plane
+            found[name] = bits
+    if not found:
+        raise SpecError(
+            "integers= writes weights that no entry of the menu has in floating point, but there "
+            "are none; leave such entries out first: menu.only('m100-b4').save(path, integers=True)"
+        )
+    return found
+
+
 # -- reading --------------------------------------------------------------------------------------
 
 
@@ -262,6 +299,12 @@ def _check_header(
             raise ValueError(f"{row['name']!r} has tensors of its own that are no norm statistics")
         for key in row["private"]:
             wanted[f"entries/{row['name']}/{key}"] = space.layouts[key].shape(row["spec"])
+    for key, (coding, bits) in _planes(header, space).items():
+        size = math.prod(wanted.pop(f"weights/{key}"))
+        wanted |= {f"planes/{place}/{key}": (bytes_of(size),) for place in range(1, bits + 1)}
+        for row in rows:
+            if bits < coding.weight_bits(row["spec"]) and not space.absent(row["spec"])(key):
+                raise ValueError(f"{row['name']!r} has more bits than are stored of {key!r}")
     for key in [*wanted, *shapes]:
         if wanted.get(key) != shapes.get(key):
             raise ValueError(
@@ -269,6 +312,30 @@ def _check_header(
                 f"header says {wanted.get(key, 'nothing')}"
             )
     return space, rows, Signature.from_json(mapping(header["inputs"]))
+
+
+def _planes(header: Mapping[str, Any], space: Space) -> dict[str, tuple[Coding, int]]:
+    """Return the weights that the file holds as bit planes: their coding, how many planes."""
+    codings = {coding.parameter("weight"): coding for coding in space.codings}
+    found = {}
+    for key, bits in mapping(header.get("planes", {})).items():
+        if key not in codings or not 1 <= number(bits) <= MOST:
+            raise ValueError(f"{key[:200]!r} is no weight that {bits!r:.40} bits can hold")
+        found[key] = codings[key], bits
+    return found
+
+
+def _from_planes(
+    header: Mapping[str, Any], space: Space, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the weights that are stored as bit planes: the numbers that their integers are."""
+    found = {}
+    for key, (coding, bits) in _planes(header, space).items():
+        planes = [tensors[f"planes/{place}/{key}"] for place in range(1, bits + 1)]
+        scale = quantize.positive(tensors[f"weights/{coding.parameter(SCALE)}"])
+        codes = codes_of(planes, space.layouts[key].shape({}))
+        found[key] = quantize.numbers(codes, scale, bits)
+    return found
 
 
 def _module(

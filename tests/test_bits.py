@@ -10,13 +10,16 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import nestling
-from nestling import costs, models, quantize, testing
+from nestling import container, costs, models, quantize, testing
 from nestling.bit_checks import check_bits
 from nestling.bits import Bits
 from nestling.coding import coded_layers
@@ -24,6 +27,7 @@ from nestling.compilation import Compilation
 from nestling.errors import FileError, ModelError, SpecError, UncalibratedWarning
 from nestling.menu import menu_of, names_for
 from nestling.narrowing import narrow
+from nestling.planes import codes_of, planes_of
 from nestling.quantize import FULL
 
 _spec = importlib.util.spec_from_file_location("small_nets", Path(__file__).parent / "small.py")
@@ -271,14 +275,74 @@ def test_a_file_of_a_builders_model_needs_no_model(tmp_path):
     assert loaded.identity() == menu.identity()
 
 
+@pytest.mark.parametrize("bits", [(3,), WHOLE], ids=["weights", "all"])
+def test_a_file_of_integers_computes_the_same(bits, tmp_path):
+    net = net_of(bits)
+    few = {n: a.counts[-2] for n, a in net.space.axes.items() if n.endswith(".bits")}
+    fewer = {n: a.counts[0] for n, a in net.space.axes.items() if n.endswith(".bits")}
+    specs = {"few": few, "fewer": {**fewer, "conv1": 8}}
+    menu = nestling.make_menu(net, specs, calibrate=[images(8)], measure=False)
+    with pytest.raises(SpecError, match="there are none"):
+        menu.save(tmp_path / "whole.nest", integers=True)
+    menu = menu.only("few", "fewer")
+    path = menu.save(tmp_path / "integers.nest", integers=True)
+    floats = menu.save(tmp_path / "floats.nest")
+    saved = floats.stat().st_size - path.stat().st_size
+    stored = max(few.values())
+    assert saved > 0.8 * 2304 * (4 - stored / 8)
+    _, tensors = container.read(path)
+    assert "weights/conv2.weight" not in tensors
+    signs = net.model.conv2.weight.detach().flatten() >= 0
+    top = torch.from_numpy(np.packbits(signs.numpy()))
+    assert torch.equal(tensors["planes/1/conv2.weight"], top)
+    loaded = nestling.Menu.load(path, seeded(lambda: ConvNet(16)))
+    for name in ("few", "fewer"):
+        assert torch.equal(loaded.module(name)(images()), menu.module(name)(images()))
+    again = loaded.save(tmp_path / "again.nest", integers=True)
+    assert again.read_bytes() == path.read_bytes()
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 8), st.integers(1, 40), st.integers(0, 2**31))
+def test_the_first_planes_are_the_integers_of_fewer_bits(bits, size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    half = 2 ** (bits - 1)
+    codes = torch.randint(-half, half, (size, 2), generator=generator, dtype=torch.int8)
+    planes = planes_of(codes, bits)
+    assert [plane.numel() for plane in planes] == [math.ceil(size * 2 / 8)] * bits
+    for fewer in range(1, bits + 1):
+        assert torch.equal(codes_of(planes[:fewer], (size, 2)), codes >> (bits - fewer))
+    with pytest.raises(ValueError, match="bytes, not"):
+        codes_of(planes, (size, 20))
+
+
+def test_damaged_planes_are_refused(tmp_path):
+    net = net_of((3,))
+    menu = nestling.make_menu(
+        net, {"few": {"conv2.bits": 3}}, calibrate=[images(8)], measure=False
+    ).only("few")
+    header, tensors = container.read(menu.save(tmp_path / "a.nest", integers=True))
+    float_planes = {**tensors, "planes/1/conv2.weight": tensors["planes/1/conv2.weight"].float()}
+    shorter = {**tensors, "planes/1/conv2.weight": tensors["planes/1/conv2.weight"][1:]}
+    for planes, stored in (
+        ({"conv2.weight": 2}, tensors),
+        ({"conv2.weight": 9}, tensors),
+        ({"head.weight": 3}, tensors),
+        ({}, tensors),
+        ({"conv2.weight": 3}, float_planes),
+        ({"conv2.weight": 3}, shorter),
+    ):
+        container.write(tmp_path / "b.nest", {**header, "planes": planes}, stored)
+        with pytest.raises(FileError, match="does not hold together"):
+            nestling.Menu.load(tmp_path / "b.nest", seeded(lambda: ConvNet(16)))
+
+
 def test_a_file_that_asks_for_the_impossible_is_refused(tmp_path):
     net = net_of()
     menu = nestling.make_menu(net, [mixed(net)], calibrate=[images(8)], measure=False)
     path = menu.save(tmp_path / "bits.nest")
     with pytest.raises(FileError, match="conv2"):
         nestling.Menu.load(path, _Renamed())
-    from nestling import container
-
     header, tensors = container.read(path)
     for row in (
         ["conv9", "conv2.bits", FULL, True],

@@ -75,7 +75,9 @@ def test_the_page_on_own_models_runs(capsys):
         nestling.Supernet(namespace["Gated"](), torch.randn(4, 8))
 
 
-def test_the_page_on_bits_runs():
+@pytest.mark.usefixtures("unmeasured")
+def test_the_page_on_bits_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "bits.md").read_text()
     model = nestling.models.resnet20(width=8)
     net = None
@@ -84,6 +86,7 @@ def test_the_page_on_bits_runs():
         exec(compile(block, "docs/bits.md", "exec"), namespace)
         net = namespace["net"]
     assert net.space.bitops({"layer1.0.conv1.bits": 2}) < net.space.bitops({})
+    assert [entry.name for entry in nestling.load("few.nest").menu] == ["small", "tiny"]
 
 
 @pytest.mark.parametrize(
