@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nestling.supernet import Supernet
 
 OPTIONS = ("groups", "floor", "threshold", "target", "trials")  # of searches
-COSTS = ("macs", "params", "bytes", "bitops", "latency")
+COSTS = ("macs", "params", "bytes", "latency")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -48,7 +48,7 @@ def search(
         str, typer.Option(help="Search: progressive, greedy, evolution or uniform.")
     ] = "progressive",
     cost: Annotated[
-        str, typer.Option(help="What to save: macs, params, bytes, bitops or latency.")
+        str, typer.Option(help="What to save: macs, params, bytes or latency.")
     ] = "macs",
     groups: Annotated[
         int | None, typer.Option(min=1, help="Equal parts of an axis; one goes at a time.")
