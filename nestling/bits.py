@@ -253,11 +253,22 @@ def _noter(found: dict[str, _Seen], path: str, wish: Bits) -> Callable[..., None
 
 
 def _coding(name: str, wish: Bits, seen: _Seen | None) -> Coding:
-    """Return the coding of a layer; inputs that no run shows stay in floating point."""
+    """Return the coding of a layer; inputs that no run shows stay in floating point.
+
+    Raises:
+        SpecError: inputs that may be negative are wanted in a single bit.
+    """
     inputs: str | int = FULL
+    signed = seen is None or seen.least < 0
     if wish.inputs is not None and seen is not None:
+        several = wish.inputs if isinstance(wish.inputs, tuple) else (wish.inputs,)
+        if signed and min(several) == 1:
+            raise SpecError(
+                f"inputs= of Bits asks for 1 bit, but the inputs of {name!r} may be negative, and "
+                "zero, minus and plus take 2: ask for 2 and more, or leave it out of layers="
+            )
         inputs = wish.inputs if isinstance(wish.inputs, int) else _joined(name, INPUT)
-    return Coding(name, _joined(name, WEIGHT), inputs, seen is None or seen.least < 0)
+    return Coding(name, _joined(name, WEIGHT), inputs, signed)
 
 
 def _joined(path: str, name: str) -> str:
@@ -372,11 +383,10 @@ def by_hand(
 
 def _input_by_hand(clip: Tensor, bits: int, signed: bool) -> Callable[..., Any]:
     def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        code = halved if signed else nearest
         if args:
-            return (code(args[0], clip, bits), *args[1:]), kwargs
+            return (nearest(args[0], clip, bits, signed), *args[1:]), kwargs
         name = next(iter(kwargs))
-        return args, {**kwargs, name: code(kwargs[name], clip, bits)}
+        return args, {**kwargs, name: nearest(kwargs[name], clip, bits, signed)}
 
     return hook
 
@@ -399,17 +409,19 @@ def halved(values: Tensor, scale: Tensor, bits: int) -> Tensor:
 
 
 @torch.no_grad()
-def nearest(values: Tensor, clip: Tensor, bits: int) -> Tensor:
-    """Return numbers that are never negative as the nearest of the levels from zero to `clip`.
+def nearest(values: Tensor, clip: Tensor, bits: int, signed: bool) -> Tensor:
+    """Return numbers as the nearest of the levels up to `clip`, in steps of one size.
 
     Args:
         values: numbers.
         clip: the highest level; one number, above zero.
-        bits: there are two to the power of this many levels.
+        bits: two to the power of this many levels there may be.
+        signed: whether there are levels below zero: the same ones, so that one less is used.
     """
-    steps = 2**bits - 1
-    levels = torch.arange(steps + 1, dtype=values.dtype, device=values.device) / steps
-    between = (torch.arange(steps, dtype=values.dtype, device=values.device) + 0.5) / steps
+    steps = (2**bits - 2) // 2 if signed else 2**bits - 1
+    places = torch.arange(-steps if signed else 0, steps + 1, device=values.device)
+    levels = places.to(values.dtype) / steps
+    between = (places[:-1].to(values.dtype) + 0.5) / steps
     found: Tensor = levels[torch.bucketize(values / clip, between, right=True)] * clip
     return found
 

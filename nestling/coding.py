@@ -204,7 +204,8 @@ class InputCoder:
         return args, {**kwargs, name: self._rounded(kwargs[name], clip)}
 
     def _rounded(self, values: Tensor, clip: Tensor) -> Tensor:
-        return quantize.quantised(values, clip.to(values.dtype), self.bits, signed=self.signed)
+        clip = clip.to(values.dtype)
+        return quantize.quantised_inputs(values, clip, self.bits, signed=self.signed)
 
 
 def install(module: nn.Module, codings: Iterable[Coding], counts: Counts) -> None:

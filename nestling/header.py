@@ -195,6 +195,9 @@ def _codings(
         raise ValueError("two codings of one layer")
     for each in found:
         text(each.module)
+        least = axes[each.inputs].counts[0] if isinstance(each.inputs, str) else each.inputs
+        if each.signed and least == 1:
+            raise ValueError(f"{_short(each.module)} has inputs with a sign in 1 bit")
         keys = each.parameter("weight"), *each.extras
         for key, dims in zip(keys, (None, 1, 0), strict=False):
             wanted = layouts[keys[0]].extents[:dims] if keys[0] in layouts else None

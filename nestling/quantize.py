@@ -14,10 +14,11 @@ The code is symmetric and has no zero, only the half step on either side of it. 
 with the integers n_k and adds half of the sum of its inputs: (n_k + 1/2) . a = n_k . a + sum(a)/2,
 which is exact.
 
-Inputs that are never negative have a code with a zero, of 2^k - 1 equal steps on [0, 1], rounded to
-the nearest. They are not stored, so nothing is gained if they are nested; and zero has to stay
-zero: it is what convolutions pad with, what ReLUs leave of most inputs, and what units are that a
-subnet has not. It also is what integer kernels take without a correction.
+Inputs are not stored, so nothing is gained if their code is nested; and zero has to stay zero, for
+convolutions pad with it, ReLUs leave most inputs at it, and it is what units are that a subnet has
+not. So inputs go to the nearest of even steps, zero among them: 2^k - 1 steps up to the clip where
+they are never negative, else 2^(k-1) - 1 steps on either side. Integer kernels take both as they
+are.
 
 Source: Cui et al., Fully Nested Neural Network for Adaptive Compression and Quantization (IJCAI
 2020); the code by halving is our reconstruction of it. Gradients: Bengio et al., Estimating or
@@ -28,7 +29,7 @@ Step Size Quantization (ICLR 2020).
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,18 +41,17 @@ MOST = 8  # bits of a stored integer
 LEAST = 1e-12  # of a scale: what is divided by it stays finite
 
 
-def integers(values: Tensor, scale: Tensor, bits: int = MOST, *, signed: bool = True) -> Tensor:
-    """Return the stored integers of numbers; those of fewer bits are their top bits.
+def integers(values: Tensor, scale: Tensor, bits: int = MOST) -> Tensor:
+    """Return the stored integers of weights; those of fewer bits are their top bits.
 
     Args:
         values: numbers.
         scale: the largest number that the code reaches, above zero: one number, or one for each
             entry of the first dimension.
         bits: 1 to 8.
-        signed: whether the numbers may be negative: the nested code, or that with a zero.
 
     Returns:
-        int8 from -2^(bits-1) to 2^(bits-1) - 1, or uint8 from 0 to 2^bits - 1, of the same shape.
+        int8 from -2^(bits-1) to 2^(bits-1) - 1, of the same shape.
 
     Raises:
         ModelError: a number is NaN or infinite.
@@ -62,22 +62,21 @@ def integers(values: Tensor, scale: Tensor, bits: int = MOST, *, signed: bool = 
     """
     if not bool(torch.isfinite(values).all()):
         raise ModelError("only finite numbers can be quantised, but some are NaN or infinite")
-    places = _places(values / _along(scale, values), bits, signed)
-    return places.to(torch.int8 if signed else torch.uint8)
+    return _places(values / _along(scale, values), _nested(bits)).to(torch.int8)
 
 
-def numbers(codes: Tensor, scale: Tensor, bits: int = MOST, *, signed: bool = True) -> Tensor:
-    """Return the numbers that integers stand for, as `quantised` gives them.
+def numbers(codes: Tensor, scale: Tensor, bits: int = MOST) -> Tensor:
+    """Return the numbers that stored integers stand for, as `quantised` gives them.
 
     Example:
         >>> numbers(torch.tensor([-2, -1, 0, 1]), torch.tensor(1.0), 2)
         tensor([-0.7500, -0.2500,  0.2500,  0.7500])
     """
-    return _units(codes.to(scale.dtype), bits, signed) * _along(scale, codes)
+    return _units(codes.to(scale.dtype), _nested(bits)) * _along(scale, codes)
 
 
 def top(codes: Tensor, bits: int, of: int = MOST) -> Tensor:
-    """Return the top bits of signed integers: those of fewer bits.
+    """Return the top bits of stored integers: those of fewer bits.
 
     Args:
         codes: integers of `of` bits.
@@ -91,8 +90,8 @@ def top(codes: Tensor, bits: int, of: int = MOST) -> Tensor:
     return codes >> (of - bits)
 
 
-def quantised(values: Tensor, scale: Tensor, bits: int, *, signed: bool = True) -> Tensor:
-    """Return numbers rounded to those that some bits can stand for, with gradients to train by.
+def quantised(values: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """Return weights rounded to what some bits can stand for, with gradients to train by.
 
     The gradient goes straight through to the numbers within the code's range, and is zero beyond
     it. That of the scale is the one of scale * Q(values / scale) where Q is taken for its argument
@@ -103,16 +102,55 @@ def quantised(values: Tensor, scale: Tensor, bits: int, *, signed: bool = True) 
         values: numbers, floating point.
         scale: as for `integers`; its sign does not matter.
         bits: 1 to 8.
-        signed: whether the numbers may be negative: the nested code, or that with a zero.
 
     Example:
         >>> quantised(torch.tensor([-0.3, 0.1, 0.8]), torch.tensor(1.0), 2)
         tensor([-0.2500,  0.2500,  0.7500])
     """
-    found: Tensor = _Quantise.apply(  # type: ignore[no-untyped-call]
-        values, positive(scale), bits, signed
-    )
-    return found
+    return _quantised(values, scale, _nested(bits))
+
+
+def quantised_inputs(values: Tensor, clip: Tensor, bits: int, *, signed: bool) -> Tensor:
+    """Return inputs rounded to the nearest of even steps, zero among them; gradients as above.
+
+    Args:
+        values: numbers, floating point.
+        clip: the largest that the steps reach, one number; its sign does not matter.
+        bits: 1 to 8; at least 2 of them for numbers that may be negative.
+        signed: whether they may be.
+
+    Example:
+        >>> quantised_inputs(torch.tensor([0.0, 0.3, 2.0]), torch.tensor(1.0), 2, signed=False)
+        tensor([0.0000, 0.3333, 1.0000])
+    """
+    return _quantised(values, clip, even_steps(bits, signed))
+
+
+class Code(NamedTuple):
+    """A code of numbers in units of their scale: integers n, each for (n + offset) / steps.
+
+    Attributes:
+        steps: that lie between zero and the scale.
+        least: smallest integer.
+        most: largest integer.
+        offset: what is added to an integer: half a step, or nothing.
+    """
+
+    steps: int
+    least: int
+    most: int
+    offset: float
+
+
+def even_steps(bits: int, signed: bool) -> Code:
+    """Return the code of inputs."""
+    steps = (1 << (bits - 1 if signed else bits)) - 1
+    return Code(steps, -steps if signed else 0, steps, 0.0)
+
+
+def _nested(bits: int) -> Code:
+    half = 1 << (bits - 1)
+    return Code(half, -half, half - 1, 0.5)
 
 
 def positive(scale: Tensor) -> Tensor:
@@ -144,49 +182,54 @@ def usual_scale(values: Tensor, bits: float, *, signed: bool = True, dim: int | 
     return torch.where(fitting > 0, fitting, torch.ones_like(fitting)).to(values.dtype)
 
 
+def _quantised(values: Tensor, scale: Tensor, code: Code) -> Tensor:
+    found: Tensor = _Quantise.apply(values, positive(scale), code)  # type: ignore[no-untyped-call]
+    return found
+
+
 class _Quantise(torch.autograd.Function):
     """Rounding with the gradients of `quantised`."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(values: Tensor, scale: Tensor, bits: int, signed: bool) -> Tensor:
+    def forward(values: Tensor, scale: Tensor, code: Code) -> Tensor:
         along = _along(scale, values)
-        return _units(_places(values / along, bits, signed), bits, signed) * along
+        return _units(_places(values / along, code), code) * along
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        values, scale, ctx.bits, ctx.signed = inputs
+        values, scale, ctx.code = inputs
         ctx.save_for_backward(values, scale, output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         values, scale, output = ctx.saved_tensors
         along, gradient = _along(scale, values), gradients[0]
-        inside = (values <= along) & (values >= (-along if ctx.signed else 0))
+        inside = (values <= along) & (values >= (-along if ctx.code.least else 0))
         within = torch.where(inside, gradient, 0)
         if not ctx.needs_input_grad[1]:
-            return within, None, None, None
+            return within, None, None
         # d/ds of s * Q(v / s) is Q - v / s within the range, and Q beyond it.
         slope = gradient * torch.where(inside, output - values, output) / along
         rest = list(range(scale.dim(), values.dim()))
         total = slope.sum(rest) if rest else slope
-        return within, total / math.sqrt(max(values.numel() // scale.numel(), 1)), None, None
+        return within, total / math.sqrt(max(values.numel() // scale.numel(), 1)), None
 
 
-def _places(units: Tensor, bits: int, signed: bool) -> Tensor:
-    """Return the integers of numbers in units of their scale, as floating-point numbers."""
-    if not signed:
-        steps = (1 << bits) - 1
-        return torch.floor(units * steps + 0.5).clamp(0, steps)
-    half = 1 << (bits - 1)
-    # A power of two is multiplied without rounding, so fewer bits are exactly the top ones.
-    return torch.floor(units * half).clamp(-half, half - 1)
+def _places(units: Tensor, code: Code) -> Tensor:
+    """Return the integers of numbers in units of their scale, as floating-point numbers.
+
+    In the nested code `steps` is a power of two, which is multiplied without rounding, so that
+    fewer bits are exactly the top ones.
+    """
+    places = torch.floor(units * code.steps + (0.5 - code.offset))
+    return places.clamp(code.least, code.most)
 
 
-def _units(places: Tensor, bits: int, signed: bool) -> Tensor:
+def _units(places: Tensor, code: Code) -> Tensor:
     """Return what integers stand for, in units of the scale."""
-    return (places + 0.5) / (1 << (bits - 1)) if signed else places / ((1 << bits) - 1)
+    return (places + code.offset) / code.steps
 
 
 def _along(scale: Tensor, values: Tensor) -> Tensor:

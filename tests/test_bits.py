@@ -82,8 +82,8 @@ def test_the_contract_notices_a_code_that_is_not_nested(monkeypatch):
         check_bits(net, images())
 
 
-def _to_the_nearest(units, bits, signed):
-    return torch.round(units * 2 ** (bits - 1)).clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+def _to_the_nearest(units, code):
+    return torch.round(units * code.steps).clamp(code.least, code.most)
 
 
 def test_the_full_net_is_the_users_own():
@@ -447,6 +447,13 @@ def test_weights_of_before_get_scales_of_their_own():
 def test_numbers_of_bits_are_checked(bits):
     with pytest.raises(SpecError, match="from 1 to 8"):
         supernet(bits=bits)
+
+
+def test_a_sign_and_a_zero_take_more_than_a_bit():
+    with pytest.raises(SpecError, match=r"inputs of 'conv1' may be negative.*2 and more"):
+        supernet(bits=Bits((8,), inputs=(1, 8), first=(8,)))
+    net = net_of(Bits((8,), inputs=(1, 8)))
+    check_bits(net, images())
 
 
 def test_no_bits_at_all_are_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,15 @@ from torch import nn
 
 from nestling import quantize
 from nestling.errors import ModelError
-from nestling.quantize import MOST, integers, numbers, quantised, top, usual_scale
+from nestling.quantize import (
+    MOST,
+    integers,
+    numbers,
+    quantised,
+    quantised_inputs,
+    top,
+    usual_scale,
+)
 
 REALS = st.floats(-4, 4, width=32)
 SCALES = st.floats(2**-7, 3, width=32)
@@ -56,22 +65,26 @@ def test_the_top_bits_of_the_stored_integers_are_the_code_of_fewer(values, scale
 def test_what_is_never_negative_goes_to_the_nearest_level_and_zero_stays(value, scale, bits):
     one = torch.tensor(scale)
     levels = one.double() * torch.arange(2**bits) / (2**bits - 1)
-    found = quantised(torch.tensor([0.0, value, 5.0]), one, bits, signed=False)
+    found = quantised_inputs(torch.tensor([0.0, value, 5.0]), one, bits, signed=False)
     assert float(found[0]) == 0
     assert float(found[2]) == pytest.approx(scale)
     away = float((levels - value).abs().min())
     assert abs(float(found[1]) - value) <= away + 1e-6 * scale
-    codes = integers(torch.tensor([0.0, value]), one, bits, signed=False)
-    assert codes.dtype == torch.uint8
-    assert torch.equal(numbers(codes, one, bits, signed=False), found[:2])
+    if bits > 1:  # the same on either side of zero, with one bit for the sign
+        either = torch.tensor([value, -value])
+        both = quantised_inputs(either, one, bits, signed=True)
+        one_less = quantised_inputs(either[:1], one, bits - 1, signed=False)
+        torch.testing.assert_close(both, torch.cat([one_less, -one_less]))
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(REALS, min_size=1, max_size=20), SCALES, BITS, st.booleans())
-def test_numbers_that_are_coded_already_stay(values, scale, bits, signed):
+@given(st.lists(REALS, min_size=1, max_size=20), SCALES, BITS)
+def test_numbers_that_are_coded_already_stay(values, scale, bits):
     one = torch.tensor(scale)
-    once = quantised(torch.tensor(values), one, bits, signed=signed)
-    assert torch.equal(quantised(once, one, bits, signed=signed), once)
+    once = quantised(torch.tensor(values), one, bits)
+    assert torch.equal(quantised(once, one, bits), once)
+    again = quantised_inputs(once.abs(), one, bits, signed=False)
+    assert torch.equal(quantised_inputs(again, one, bits, signed=False), again)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
@@ -99,26 +112,26 @@ def test_integer_kernels_need_half_the_sum_of_the_inputs():
         torch.testing.assert_close((whole + sums / 2) * step, wanted, rtol=1e-12, atol=1e-9)
 
 
-@pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("bits", [1, 3, 8])
-def test_gradients_are_those_of_the_straight_through_graph(bits, signed):
+CODES = {
+    "weights": (quantised, -1),
+    "inputs": (partial(quantised_inputs, signed=False), 0),
+    "signed inputs": (partial(quantised_inputs, signed=True), -1),
+}
+
+
+@pytest.mark.parametrize("kind", CODES)
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_gradients_are_those_of_the_straight_through_graph(bits, kind):
+    code, least = CODES[kind]
     generator = torch.Generator().manual_seed(bits)
     values = torch.randn(5, 40, generator=generator, dtype=torch.float64, requires_grad=True)
     scale = (torch.rand(5, generator=generator, dtype=torch.float64) + 0.3).requires_grad_()
     toward = torch.randn(5, 40, generator=generator, dtype=torch.float64)
-    found = torch.autograd.grad(
-        (quantised(values, scale, bits, signed=signed) * toward).sum(), (values, scale)
-    )
+    found = torch.autograd.grad((code(values, scale, bits) * toward).sum(), (values, scale))
     # Independently: rounding as a constant that is added inside of the range.
-    unit = values / scale[:, None]
-    cut = unit.clamp(-1 if signed else 0, 1)
-    codes = numbers(
-        integers(unit.detach(), torch.ones((), dtype=torch.float64), bits, signed=signed),
-        torch.ones((), dtype=torch.float64),
-        bits,
-        signed=signed,
-    )
-    graph = scale[:, None] * (cut + (codes - cut).detach())
+    cut = (values / scale[:, None]).clamp(least, 1)
+    levels = code(cut.detach(), torch.ones((), dtype=torch.float64), bits)
+    graph = scale[:, None] * (cut + (levels - cut).detach())
     wanted = torch.autograd.grad((graph * toward).sum(), (values, scale))
     torch.testing.assert_close(found[0], wanted[0])
     torch.testing.assert_close(found[1], wanted[1] / 40**0.5)
