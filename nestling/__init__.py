@@ -8,6 +8,7 @@ latency, memory and computation in microseconds.
 from nestling import axes, costs, data, methods, models, objectives, rankers, search
 from nestling.engine import Engine
 from nestling import axes, costs, data, exporters, methods, models, objectives, rankers, search
+from nestling.bits import Bits
 from nestling.entry import Entry
 from nestling.errors import (
     BudgetError,
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Axis",
+    "Bits",
     "BudgetError",
     "DataError",
     "Engine",

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from nestling import extent as extents
 from nestling.advice import ADVICE, Advice, advice_on
+from nestling.coding import Coding
 from nestling.extent import Counts, Extent
 
 WIDTH = 100  # columns of the report
@@ -121,6 +122,10 @@ class Space(Protocol):
         """The residual blocks that subnets of less depth pass by."""
 
     @property
+    def codings(self) -> Sequence[Coding]:
+        """The layers whose weights and inputs can be in few bits."""
+
+    @property
     def notes(self) -> Sequence[str]:
         """What the proof has to say."""
 
@@ -204,11 +209,7 @@ def _hope(advice: Advice) -> int:
 
 def whole_params(space: Space) -> int:
     """Return the parameters of the full net."""
-    return sum(
-        math.prod(extent.size for extent in layout.extents)
-        for layout in space.layouts.values()
-        if layout.parameter
-    )
+    return space.params({})
 
 
 def axis_facts(space: Space, name: str) -> dict[str, Any]:
@@ -307,7 +308,8 @@ def describe_axis(space: Space, name: str) -> str:
         f"({_share(half['params'] / params)})",
     ]
     if not facts["outer"]:
-        inside = "" if facts["blocks"] else ", for it stands inside the units of another axis"
+        plain = facts["blocks"] or facts["kind"] == "bits"
+        inside = "" if plain else ", for it stands inside the units of another axis"
         lines += _wrapped(
             f"width= and fraction= leave it whole{inside}: give its count by name", ""
         )
@@ -341,6 +343,9 @@ def _cuts(space: Space, names: Sequence[str]) -> str:
     if depth:
         axis = space.axes[names[0]]
         return f"{axis.size - axis.counts[0]} of {axis.size} blocks"
+    if space.axes[names[0]].kind == "bits":
+        held = any(coding.axis == names[0] for coding in space.codings)
+        return "the bits of a weight" if held else "the bits of inputs"
     tensors = [len({tensor for tensor, _ in space.touches(name)}) for name in names]
     gathered = [len({tensor for tensor, _ in space.gathers(name)}) for name in names]
     if not any(gathered):

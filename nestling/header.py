@@ -11,9 +11,12 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nestling import coding as codings
 from nestling import extent as extents
 from nestling import passage as passages
+from nestling.coding import Coding
 from nestling.extent import Along, Concat, Extent, Fixed, Product
+from nestling.quantize import FULL
 from nestling.rewrite import Edit, Rewrite
 from nestling.setting import Setting
 from nestling.spec import Attribute, Axis, Block, Frozen, Layout, Space, Work
@@ -51,6 +54,7 @@ def space_to_json(space: Space) -> dict[str, Any]:
         ],
         "settings": list(map(_setting_json, space.settings)),
         "producers": [list(place) for place in space.producers],
+        "codings": list(map(codings.to_json, space.codings)),
         "rewrites": [
             [given.module, [[e.method, e.number, extents.to_json(e.extent)] for e in given.edits]]
             for given in space.rewrites
@@ -99,6 +103,7 @@ def space_from_json(value: Any) -> Space:
         settings=settings,
         rewrites=_rewrites(value.get("rewrites", []), axes),
         producers=tuple(_producer(row, layouts) for row in items(value.get("producers", []))),
+        codings=_codings(value.get("codings", []), axes, layouts),
     )
 
 
@@ -178,6 +183,27 @@ def _block(row: Any, axes: Mapping[str, Axis]) -> Block:
     if axis not in axes or axes[axis].kind != "depth" or not 1 <= number(place) < axes[axis].size:
         raise ValueError(f"a block of the unknown depth axis {_short(axis)}")
     return Block(name(module), axis, place, passages.from_json(passage))
+
+
+def _codings(
+    value: Any, axes: Mapping[str, Axis], layouts: Mapping[str, Layout]
+) -> tuple[Coding, ...]:
+    """Return the codings, at most one a layer, whose parameters the space has."""
+    bits = [axis.name for axis in axes.values() if axis.kind == "bits" and axis.size == FULL]
+    found = tuple(codings.from_json(row, bits) for row in items(value))
+    if len({each.module for each in found}) < len(found):
+        raise ValueError("two codings of one layer")
+    for each in found:
+        text(each.module)
+        least = axes[each.inputs].counts[0] if isinstance(each.inputs, str) else each.inputs
+        if each.signed and least == 1:
+            raise ValueError(f"{_short(each.module)} has inputs with a sign in 1 bit")
+        keys = each.parameter("weight"), *each.extras
+        for key, dims in zip(keys, (None, 1, 0), strict=False):
+            wanted = layouts[keys[0]].extents[:dims] if keys[0] in layouts else None
+            if key not in layouts or not layouts[key].parameter or layouts[key].extents != wanted:
+                raise ValueError(f"a coding without the parameter {_short(key)}")
+    return found
 
 
 def _producer(row: Any, layouts: Mapping[str, Layout]) -> tuple[str, int]:

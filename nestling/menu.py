@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from nestling.narrowing import Narrowing
 from nestling.offers import settle_offers
 from nestling.ownership import take
 from nestling.profile import Key, Profile, this_key
+from nestling.quantize import FULL
 from nestling.spec import Spec
 from nestling.supernet import Supernet, check_supernet
 from nestling.timing import (
@@ -228,22 +230,41 @@ class Menu:
         _digest(digest, tensors_of(self.net.model))
         return digest.hexdigest()[:32]
 
-    def save(self, path: str | Path) -> Path:
+    def only(self, *names: str) -> Menu:
+        """Return the menu with some of its entries alone.
+
+        Raises:
+            SpecError: there is no such entry, or none is named.
+
+        Example:
+            >>> menu.only("m100-b4", "m50-b2").save("small.nest", integers=True)
+        """
+        kept = {self[name].name for name in names}
+        if not kept:
+            listed = ", ".join(entry.name for entry in self.entries)
+            raise SpecError(f"a menu has at least one entry, but none is named; it has {listed}")
+        return replace(self, entries=tuple(e for e in self.entries if e.name in kept))
+
+    def save(self, path: str | Path, *, integers: bool = False) -> Path:
         """Write one file with the weights (once) and the menu, and the profile beside it.
 
         Args:
             path: ends in `.nest`.
+            integers: write the weights that no entry has in floating point as integers of as many
+                bits as the entry of most bits has. The file is smaller, and what is read from it
+                computes the same for every entry; but the finer bits are gone, for training too.
 
         Returns:
             The path of the file.
 
         Raises:
             FileError: the file cannot be written.
-            SpecError: the units were reordered or the weights changed since the menu was made.
+            SpecError: the units were reordered or the weights changed since the menu was made; or
+                there are no weights to write as integers.
         """
         self.check_current()
         parts = self.net, self.entries, self.metric, self.order, self.profile, self.facts
-        return modelfile.save(Contents(*parts), Path(path))
+        return modelfile.save(Contents(*parts), Path(path), integers=integers)
 
     @classmethod
     def load(cls, path: str | Path, model: nn.Module | None = None) -> Menu:
@@ -336,6 +357,7 @@ def menu_of(
 
     Raises:
         DataError: batches that do not fit, hold NaN, or are none.
+        SpecError: a stand-alone net for a spec of weights in few bits.
     """
     if val is not None:
         check_rereadable(val)
@@ -350,10 +372,12 @@ def menu_of(
         held_out = None if val is None else _Counted(val)
         reached = None if held_out is None else evaluate(module, held_out, metric)
         scored = held_out.examples if held_out is not None and metric is accuracy else None
+        if tie is None:
+            check_alone(net, spec)
         costs = net.space.macs(spec), net.space.params(spec), net.space.bytes(spec)
         private = _private(net, module)
         entries.append(Entry(name, spec, *costs, reached, scored=scored, private=private))
-    entries.sort(key=lambda entry: entry.macs, reverse=True)
+    entries.sort(key=lambda entry: (entry.macs, entry.bytes), reverse=True)
     label = "accuracy" if metric is accuracy else getattr(metric, "__name__", "metric")
     menu = Menu(net, tuple(entries), label, net.order)
     profile = Profile(menu.identity(), {})
@@ -361,6 +385,21 @@ def menu_of(
         profile = profile.with_narrowing(menu.key(), narrowing)
     menu = replace(menu, profile=profile)
     return menu.measured() if measure else menu
+
+
+def check_alone(net: Supernet, spec: Spec) -> None:
+    """Check that a stand-alone net can be of a spec: that all of its weights keep their bits.
+
+    Raises:
+        SpecError: it cannot.
+    """
+    fewer = [each.axis for each in net.space.codings if each.weight_bits(spec) != FULL]
+    if fewer:
+        raise SpecError(
+            f"a stand-alone net has floating-point weights, but the spec keeps {spec[fewer[0]]} of "
+            f"{FULL} bits of axis {fewer[0]!r}: train it as a subnet, net.subnet(spec), or leave "
+            "the axes of kind bits full"
+        )
 
 
 def backend(packed: bool) -> str:
@@ -501,6 +540,8 @@ def _checked_name(name: object) -> str:
 def names_for(net: Supernet, specs: Iterable[Spec]) -> dict[str, Spec]:
     """Name specs by their share of the full net's MACs: `full`, `m50`, `m25` ...
 
+    The mean bits of the weights follow where these are in fewer than full: `m50-b4`.
+
     Example:
         >>> list(nestling.menu.names_for(net, [net.space.spec(fraction=0.5)]))
         ['m46']
@@ -512,12 +553,26 @@ def names_for(net: Supernet, specs: Iterable[Spec]) -> dict[str, Spec]:
         base = (
             "full" if spec == net.space.full else f"m{share:.0f}" if share >= 1 else f"m{share:.2g}"
         )
+        bits = _mean_bits(net, spec)
+        base += f"-b{bits:.2g}" if bits < FULL else ""
         name, number = base, 1
         while name in named:
             number += 1
             name = f"{base}-{number}"
         named[name] = spec
     return named
+
+
+def _mean_bits(net: Supernet, spec: Spec) -> float:
+    """Return the mean bits of the weights that can be in few; `FULL` where none can."""
+    space, total, bits = net.space, 0, 0
+    present = space.present(spec)
+    for coding in space.codings:
+        layout = present.get(coding.parameter("weight"))
+        if layout is not None:
+            size = math.prod(layout.shape(spec))
+            total, bits = total + size, bits + size * coding.weight_bits(spec)
+    return bits / total if total else FULL
 
 
 def _first(batches: Iterable[Any] | None, count: int) -> list[Any]:

@@ -1,14 +1,16 @@
 """The model file: one safetensors file with one copy of the weights and the menu in its header.
 
 The header is JSON: format version, builder and arguments, space, orders, inputs, and the menu with
-its figures. Tensors are `weights/NAME` (shared) and `entries/ENTRY/NAME` (an entry's own). Nothing
-in it is executed; every number is bounded and checked before anything is allocated.
+its figures. Tensors are `weights/NAME` (shared), `planes/PLACE/NAME` (the bits of shared weights
+that are stored as integers) and `entries/ENTRY/NAME` (an entry's own). Nothing in it is executed;
+every number is bounded and checked before anything is allocated.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from nestling import container, rewrite
+from nestling import container, quantize, rewrite
+from nestling.coding import SCALE, Coding, attach, unfit
 from nestling.construction import copied
 from nestling.entry import Entry
-from nestling.errors import FileError, ModelError, NestlingError
+from nestling.errors import FileError, ModelError, NestlingError, SpecError
 from nestling.header import (
     items,
     mapping,
@@ -35,7 +38,9 @@ from nestling.header import (
     text,
 )
 from nestling.models import build, built
+from nestling.planes import bytes_of, codes_of, planes_of
 from nestling.profile import ForeignProfile, Profile, beside
+from nestling.quantize import FULL, MOST
 from nestling.setting import Setting, holder_of
 from nestling.signature import Signature
 from nestling.spec import Attribute, Space, Spec
@@ -58,11 +63,17 @@ class Contents(NamedTuple):
     facts: Mapping[str, Any]
 
 
-def save(menu: Contents, path: Path) -> Path:
+def save(menu: Contents, path: Path, *, integers: bool = False) -> Path:
     """Write a menu and its weights to one file, and its profile beside it.
+
+    Args:
+        menu: what is written.
+        path: of the file.
+        integers: whether to write weights that no entry has in floating point as integers.
 
     Raises:
         FileError: the path does not end in `.nest`, or the file cannot be written.
+        SpecError: `integers`, but there are no such weights.
     """
     if path.suffix != ".nest":
         raise FileError(f"a model file ends in .nest, but the path is {path}; rename it")
@@ -71,6 +82,8 @@ def save(menu: Contents, path: Path) -> Path:
     for entry in menu.entries:
         tensors |= {f"entries/{entry.name}/{key}": own for key, own in entry.private.items()}
     header = _header(menu)
+    if integers:
+        header["planes"] = _to_planes(menu, tensors)
     with _guarded(f"cannot save {path}: the menu", "change what is saved"):
         _check_header(header, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
     container.write(path, header, tensors)
@@ -100,7 +113,7 @@ def read(path: str | Path, model: nn.Module | None = None) -> Contents:
     with guarded(path):
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         space, rows, signature = _check_header(header, shapes)
-        weights = _part(tensors, "weights/")
+        weights = _part(tensors, "weights/") | _from_planes(header, space, tensors)
         if model is not None:
             model = _materialized(model, signature)
         module = _module(header, path, model, space, weights)
@@ -181,7 +194,7 @@ def _header(menu: Contents) -> dict[str, Any]:
         "format": "nestling",
         "version": VERSION,
         "id": menu.profile.file_id,
-        "builder": _builder(net.model),
+        "builder": _builder(net),
         "class": f"{kind.__module__}.{kind.__qualname__}",
         "channels_last": is_channels_last(net.parameters()),
         "inputs": net.signature.to_json(),
@@ -194,21 +207,54 @@ def _header(menu: Contents) -> dict[str, Any]:
     }
 
 
-def _builder(model: nn.Module) -> dict[str, Any] | None:
-    """Return the call that makes this model; None where layers were changed since it was made."""
+def _builder(net: Supernet) -> dict[str, Any] | None:
+    """Return the call that makes the model; None where layers were changed since it was made."""
+    model = net.model
     made = built(model)
     if made is None:
         return None
     call = {"name": made.name, "arguments": dict(made.arguments)}
     skeleton = _skeleton(call)
-    same = str(skeleton) == str(model) and not misfit(skeleton, tensors_of(model))
+    own = _own(tensors_of(model), net.space)
+    same = str(skeleton) == str(model) and not misfit(skeleton, own)
     return call if same else None
+
+
+def _own(tensors: Mapping[str, Tensor], space: Space) -> dict[str, Tensor]:
+    """Return the tensors that are of the model's own class: all but the scales of few bits."""
+    extras = {name for coding in space.codings for name in coding.extras}
+    return {key: tensor for key, tensor in tensors.items() if key not in extras}
 
 
 def _skeleton(call: Mapping[str, Any]) -> nn.Module:
     """Return the model of a builder without memory for its weights."""
     with torch.device("meta"):
         return build(call["name"], mapping(call["arguments"]))
+
+
+def _to_planes(menu: Contents, tensors: dict[str, Tensor]) -> dict[str, int]:
+    """Replace weights that no entry has in floating point by bit planes; return their bits.
+
+    As many bits are kept as the entry of most bits has.
+    """
+    space, found = menu.net.space, {}
+    for coding in space.codings:
+        present = [each.spec for each in menu.entries if not space.absent(each.spec)(coding.module)]
+        bits = max((coding.weight_bits(spec) for spec in present), default=FULL)
+        if bits < FULL:
+            name = coding.parameter("weight")
+            weight, scale = (tensors[f"weights/{coding.parameter(k)}"] for k in ("weight", SCALE))
+            codes = quantize.integers(weight, quantize.positive(scale), bits)
+            del tensors[f"weights/{name}"]
+            for place, plane in enumerate(planes_of(codes, bits), 1):
+                tensors[f"planes/{place}/{name}"] = plane
+            found[name] = bits
+    if not found:
+        raise SpecError(
+            "integers= writes weights that no entry of the menu has in floating point, but there "
+            "are none; leave such entries out first: menu.only('m100-b4').save(path, integers=True)"
+        )
+    return found
 
 
 # -- reading --------------------------------------------------------------------------------------
@@ -253,6 +299,12 @@ def _check_header(
             raise ValueError(f"{row['name']!r} has tensors of its own that are no norm statistics")
         for key in row["private"]:
             wanted[f"entries/{row['name']}/{key}"] = space.layouts[key].shape(row["spec"])
+    for key, (coding, bits) in _planes(header, space).items():
+        size = math.prod(wanted.pop(f"weights/{key}"))
+        wanted |= {f"planes/{place}/{key}": (bytes_of(size),) for place in range(1, bits + 1)}
+        for row in rows:
+            if bits < coding.weight_bits(row["spec"]) and not space.absent(row["spec"])(key):
+                raise ValueError(f"{row['name']!r} has more bits than are stored of {key!r}")
     for key in [*wanted, *shapes]:
         if wanted.get(key) != shapes.get(key):
             raise ValueError(
@@ -260,6 +312,30 @@ def _check_header(
                 f"header says {wanted.get(key, 'nothing')}"
             )
     return space, rows, Signature.from_json(mapping(header["inputs"]))
+
+
+def _planes(header: Mapping[str, Any], space: Space) -> dict[str, tuple[Coding, int]]:
+    """Return the weights that the file holds as bit planes: their coding, how many planes."""
+    codings = {coding.parameter("weight"): coding for coding in space.codings}
+    found = {}
+    for key, bits in mapping(header.get("planes", {})).items():
+        if key not in codings or not 1 <= number(bits) <= MOST:
+            raise ValueError(f"{key[:200]!r} is no weight that {bits!r:.40} bits can hold")
+        found[key] = codings[key], bits
+    return found
+
+
+def _from_planes(
+    header: Mapping[str, Any], space: Space, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the weights that are stored as bit planes: the numbers that their integers are."""
+    found = {}
+    for key, (coding, bits) in _planes(header, space).items():
+        planes = [tensors[f"planes/{place}/{key}"] for place in range(1, bits + 1)]
+        scale = quantize.positive(tensors[f"weights/{coding.parameter(SCALE)}"])
+        codes = codes_of(planes, space.layouts[key].shape({}))
+        found[key] = quantize.numbers(codes, scale, bits)
+    return found
 
 
 def _module(
@@ -285,7 +361,7 @@ def _module(
             f"an instance of it: nestling.load({str(path)!r}, model={kind.rpartition('.')[2]}())"
         )
     module = _skeleton(mapping(maker)) if model is None else model
-    problem = misfit(module, weights)
+    problem = misfit(module, _own(weights, space))
     if problem:
         raise FileError(
             f"{path} does not fit the model: {problem}; make the model with the class and the "
@@ -302,9 +378,9 @@ def _module(
         ) from error
     if model is None:
         with torch.random.fork_rng(devices=[]):
-            return build(maker["name"], maker["arguments"])
+            return attach(build(maker["name"], maker["arguments"]), space.codings)
     try:
-        return copied(model)
+        return attach(copied(model), space.codings)
     except NestlingError as error:
         raise FileError(f"model= is copied, so that it stays as it is, but {error}") from error
 
@@ -335,8 +411,9 @@ def _materialized(model: nn.Module, signature: Signature) -> nn.Module:
 def _check_space(module: nn.Module, space: Space) -> None:
     """Check what the space says of the module's parameters and of its size attributes."""
     parameters = dict(module.named_parameters()).keys()
+    extras = {key for coding in space.codings for key in coding.extras}
     for key, layout in space.layouts.items():
-        if layout.parameter != (key in parameters):
+        if key not in extras and layout.parameter != (key in parameters):
             raise ValueError(f"{key!r} is {'no ' if layout.parameter else ''}a parameter")
     for attribute in space.attributes:
         value = _attribute_value(module.get_submodule(attribute.module), attribute)
@@ -346,6 +423,10 @@ def _check_space(module: nn.Module, space: Space) -> None:
             raise ValueError(f"{where} is {value!r:.80}, where the file has {size}")
     for block in space.blocks:
         module.get_submodule(block.module)  # an error if there is none
+    for coding in space.codings:
+        why = unfit(module.get_submodule(coding.module))
+        if why:
+            raise ValueError(f"the layer {coding.module!r} cannot be quantised: {why}")
     for given in space.rewrites:
         try:
             rewrite.check(module.get_submodule(given.module), given)

@@ -317,14 +317,16 @@ class _Race:
 def _groups(space: Space, specs: Sequence[Spec]) -> list[tuple[tuple[str, ...], list[int]]]:
     """Return the axes to cut together with the counts to look at, descending; the costliest first.
 
-    Axes that no spec cuts are left out.
+    Axes that no spec cuts are left out, and those of bits: few bits save memory, and whether they
+    save time is for a backend of integers to show, not for the floating-point copies timed here.
     """
 
     def kind(axis: Axis) -> tuple[Any, ...]:
         return axis.kind, axis.size, axis.counts, axis.outer
 
+    timed = [axis for axis in space.axes.values() if axis.kind != "bits"]
     groups = []
-    for _, members in groupby(sorted(space.axes.values(), key=kind), key=kind):
+    for _, members in groupby(sorted(timed, key=kind), key=kind):
         alike = list(members)
         axis, names = alike[0], tuple(each.name for each in alike)
         used = {spec[name] for spec in specs for name in names} - {axis.size}

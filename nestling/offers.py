@@ -9,6 +9,10 @@ from nestling.costs.latency import Latency
 from nestling.entry import Entry, is_as_good, score
 from nestling.narrowing import Narrowing
 
+# Bytes a parameter, relative to another net's, that only weights of fewer bits explain: the share
+# of the statistics of norms, which are no parameters, differs by less from width to width.
+FEWER = 0.8
+
 
 def settle_offers(
     entries: Sequence[Entry], table: Mapping[str, Latency], narrowing: Narrowing | None = None
@@ -19,7 +23,8 @@ def settle_offers(
     do not overlap) and at least as good, and not by luck (`nestling.entry.is_as_good`); or where
     the narrowing shows it to be no faster than a larger one of the menu, which is at least as good
     and not measured as slower. It stays listed, so that a noisy machine does not change the menu's
-    length. At least one entry is always offered.
+    length. At least one entry is always offered. One whose weights are in fewer bits is there for
+    its size, and gives way only to another of as few.
     """
     slower = {entry.name: _slower(entry, entries, table) for entry in entries}
     standing = [entry for entry in entries if not slower[entry.name]]
@@ -41,6 +46,7 @@ def _slower(entry: Entry, entries: Sequence[Entry], table: Mapping[str, Latency]
         and other is not entry
         and other.name in table
         and table[other.name].high < mine.low
+        and not _in_fewer_bits(entry, other)
         and is_as_good(other, entry)
     ]
     if mine is None or not rivals:
@@ -48,6 +54,11 @@ def _slower(entry: Entry, entries: Sequence[Entry], table: Mapping[str, Latency]
     best = max(rivals, key=score)
     times = f"{table[best.name].median:.3g} ms, not {mine.median:.3g}"
     return f"slower than {best.name} ({times}) and no better"
+
+
+def _in_fewer_bits(entry: Entry, other: Entry) -> bool:
+    """Return whether an entry has clearly fewer bytes for each parameter than another one."""
+    return entry.bytes * other.params < FEWER * other.bytes * entry.params
 
 
 def _idle(

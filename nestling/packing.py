@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from nestling.binding import ORDER, OWN, TIE, Binding, Hook, alive, binding
+from nestling.coding import rounded, settle
 from nestling.errors import SpecError
 from nestling.weights import loose_tensors, parameter_like, put
 
@@ -32,7 +33,8 @@ def pack(subnet: nn.Module) -> nn.Module:
     """Return a detached, contiguous copy of a subnet: an ordinary module of the user's class.
 
     It runs at the full speed of a net of that shape, shares nothing with the supernet, and can be
-    moved, trained, exported or saved on its own. `net.absorb(spec, packed)` takes it back.
+    moved, trained, exported or saved on its own. `net.absorb(spec, packed)` takes it back. Weights
+    in few bits are stored as the floating-point numbers that those bits stand for.
 
     Raises:
         SpecError: the supernet's units were reordered since the subnet was made.
@@ -75,6 +77,8 @@ def _pack(subnet: nn.Module, memo: dict[int, Any]) -> nn.Module:
             raise SpecError(tie.refusal)
         tie.refresh()
     with torch.inference_mode(False):
+        for identity, instead in rounded(subnet).items():
+            memo.setdefault(identity, instead)
         for parameter in subnet.parameters():
             if id(parameter) not in memo:
                 dense, thawed = _dense(parameter), parameter.requires_grad
@@ -90,6 +94,7 @@ def _pack(subnet: nn.Module, memo: dict[int, Any]) -> nn.Module:
         twin.__dict__[ORDER] = tie.order
         if tie.own:
             twin.__dict__[OWN] = tuple(tie.own)
+    settle(twin)
     for module in twin.modules():
         _drop_own_hooks(module)
     return twin

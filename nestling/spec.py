@@ -19,10 +19,12 @@ from typing import Any
 
 from nestling import extent as extents
 from nestling import setting
+from nestling.coding import CLIP, Coding
 from nestling.description import describe
 from nestling.errors import BudgetError, SpecError, did_you_mean
 from nestling.extent import Along, Counts, Extent, Fixed
 from nestling.passage import Passage
+from nestling.quantize import FULL
 from nestling.rewrite import Rewrite
 from nestling.setting import Setting
 
@@ -202,6 +204,7 @@ class Space:
         settings: the numbers of the model's config that follow the axes where they can.
         producers: (parameter, dimension) of the weights whose rows, columns or filters make the
             units along that dimension; see `made_by`.
+        codings: the layers whose weights and inputs subnets may hold in few bits.
     """
 
     axes: Mapping[str, Axis]
@@ -214,6 +217,7 @@ class Space:
     rewrites: Sequence[Rewrite] = field(default=())
     settings: Sequence[Setting] = field(default=())
     producers: Sequence[tuple[str, int]] = field(default=())
+    codings: Sequence[Coding] = field(default=())
 
     # -- specs --------------------------------------------------------------------------------
 
@@ -299,15 +303,31 @@ class Space:
         absent = self.absent(spec)
         return sum(work.macs(spec) for work in self.works if not absent(work.module))
 
+    def bitops(self, spec: Counts) -> int:
+        """Return the bit-operations of a forward run: multiply-accumulates by the bits of both."""
+        bits = {c.module: c.weight_bits(spec) * c.input_bits(spec) for c in self.codings}
+        absent, plain = self.absent(spec), FULL * FULL
+        works = (work for work in self.works if not absent(work.module))
+        return sum(work.macs(spec) * bits.get(work.module, plain) for work in works)
+
     def params(self, spec: Counts) -> int:
-        """Return the number of parameters."""
-        layouts = self.present(spec).values()
-        return sum(math.prod(layout.shape(spec)) for layout in layouts if layout.parameter)
+        """Return the number of parameters; those that only codes of few bits need do not count."""
+        extras = {name for coding in self.codings for name in coding.extras}
+        present = self.present(spec).items()
+        counted = (layout for name, layout in present if layout.parameter and name not in extras)
+        return sum(math.prod(layout.shape(spec)) for layout in counted)
 
     def bytes(self, spec: Counts) -> int:
         """Return the bytes of all parameters and buffers of the subnet as a net of its own."""
-        layouts = self.present(spec).values()
-        return sum(math.prod(layout.shape(spec)) * layout.itemsize for layout in layouts)
+        weights = {c.parameter("weight"): c.weight_bits(spec) for c in self.codings}
+        fewer = {name: bits for name, bits in weights.items() if bits < FULL}
+        fewer |= {
+            c.parameter(CLIP): 0 for c in self.codings
+        }  # one number: bits save no inputs here
+        return sum(
+            -(-math.prod(layout.shape(spec)) * fewer.get(name, 8 * layout.itemsize) // 8)
+            for name, layout in self.present(spec).items()
+        )
 
     # -- depth --------------------------------------------------------------------------------
 
@@ -320,15 +340,18 @@ class Space:
         ]
 
     def absent(self, spec: Counts) -> Callable[[str], bool]:
-        """Return a function that tells whether a module, parameter or buffer is in a passed block.
+        """Return a function that tells whether a spec leaves out a module, parameter or buffer.
+
+        It does if that is in a passed block, or is a scale of weights that keep all of their bits.
 
         Args:
             spec: counts by axis name.
         """
         passed = {block.module for block in self.passed(spec)}
+        unused = {name for coding in self.codings for name in coding.left_out(spec)}
         if not passed:
-            return lambda path: False
-        return lambda path: not passed.isdisjoint(self._blocks_around(path))
+            return unused.__contains__
+        return lambda path: path in unused or not passed.isdisjoint(self._blocks_around(path))
 
     def present(self, spec: Counts) -> Mapping[str, Layout]:
         """Return the layouts of the parameters and buffers that a spec leaves."""
@@ -352,7 +375,7 @@ class Space:
     # -- what it looks like -------------------------------------------------------------------
 
     def touches(self, name: str) -> list[tuple[str, int]]:
-        """Return the (parameter or buffer, dimension) pairs that an axis cuts; none for depth."""
+        """Return the (tensor, dimension) pairs that an axis cuts; none for depth and bits."""
         return [
             (tensor, dim)
             for tensor, layout in self.layouts.items()
@@ -465,7 +488,8 @@ class Space:
         blocks = tuple(
             replace(block, axis=first) if block.axis in names else block for block in self.blocks
         )
-        return replace(self, axes=axes, blocks=blocks)._substituted(
+        codings = tuple(coding.tied(names) for coding in self.codings)
+        return replace(self, axes=axes, blocks=blocks, codings=codings)._substituted(
             lambda at: Along(first, at.size) if at.axis in names else at
         )
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from nestling import extent as extents
 from nestling.binding import TIE, Binding, Hook, alive, binding, expect_calibration
+from nestling.coding import install
 from nestling.cut import Cut
 from nestling.errors import ModelError, SpecError
 from nestling.extent import Counts
@@ -63,8 +64,11 @@ def build(
     memo: dict[int, Any] = {id(t): t for t in loose_tensors(model)}
     absent = space.absent(counts)
     with torch.inference_mode(False):
+        extras = {name for coding in space.codings for name in coding.extras}
         for name, parameter in model.named_parameters():
             if absent(name):
+                if name in extras:
+                    memo[id(parameter)] = None  # a copy of its layer holds nothing in its place
                 continue
             cut = Cut.of(space.layouts[name], counts)
             memo[id(parameter)], tie.parameters[name] = tether(gradients[name], cut)
@@ -79,6 +83,7 @@ def build(
         subnet = copy_skeleton(model, memo)
     present = (_where_present(attribute, model, absent) for attribute in space.attributes)
     set_attributes(subnet, model, [a for a in present if a is not None], counts)
+    install(subnet, (each for each in space.codings if not absent(each.module)), counts)
     apply(subnet, model, space.settings, counts)
     if not full:
         for module in subnet.modules():

@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from nestling import extent as extents
 from nestling.binding import Binding, binding, order_of, own_of
+from nestling.bits import Bits, coded, measure_scales
+from nestling.coding import restored
 from nestling.construction import (
     check_model,
     check_skeleton,
@@ -62,10 +64,14 @@ class Supernet:
         freeze: axes that shall not be cut: names or patterns of axes, parameters or modules.
         tie: groups of axis names that shall be cut together, or patterns that match all of a group.
         step: what the counts go in, for all axes or by axis name; the default is hardware-friendly.
+        bits: numbers of bits, 1 to 8, in which subnets may hold the weights of convolutions and
+            linear layers, besides floating point; or `Bits` for more choices. Each layer has an
+            axis of kind bits, whose full count, 32, is the floating-point weight.
 
     Raises:
-        ModelError: the model fails on the inputs, cannot be copied, or has nothing elastic.
-        SpecError: `freeze`, `tie` or `step` name nothing that exists.
+        ModelError: the model fails on the inputs, cannot be copied, or has nothing elastic; or no
+            layer can be quantised, where bits are asked for.
+        SpecError: `freeze`, `tie`, `step` or `bits` name nothing that exists.
 
     Example:
         >>> net = nestling.Supernet(MyNet(), torch.randn(1, 3, 224, 224))
@@ -81,6 +87,7 @@ class Supernet:
         freeze: Iterable[str] = (),
         tie: Iterable[str | Sequence[str]] = (),
         step: int | Mapping[str, int] | None = None,
+        bits: Bits | Sequence[int] | None = None,
     ) -> None:
         check_model(model)
         check_step(step)
@@ -94,6 +101,8 @@ class Supernet:
             check_skeleton(own)
             space = proven_space(own, args, options, pick, freeze, tie, step)
             private = private_buffers(own, args, options)
+            if bits is not None:
+                space = coded(own, space, bits, args, options)
         for name, module in own.named_modules():
             module.training = before.get(name, model.training)  # the first run may add modules
         orders = {name: tuple(range(axis.size)) for name, axis in space.axes.items()}
@@ -178,8 +187,18 @@ class Supernet:
         return self._model.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Load weights in place (live subnets see them); they must be in the present order."""
-        self._model.load_state_dict(state)
+        """Load weights in place (live subnets see them); they must be in the present order.
+
+        Weights without the scales that bits need (those of a model before it was a supernet) get
+        the usual ones.
+        """
+        extras = {name for coding in self._space.codings for name in coding.extras}
+        if not extras or not extras.isdisjoint(state):
+            self._model.load_state_dict(state)
+            return
+        own = self._model.state_dict()
+        self._model.load_state_dict({**state, **{name: own[name] for name in extras}})
+        measure_scales(self._model, self._space)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the shared gradients, as `nn.Module.zero_grad` does."""
@@ -294,6 +313,9 @@ class Supernet:
     def absorb(self, spec: Mapping[str, int], packed: nn.Module) -> nn.Module:
         """Write a packed (and perhaps tuned) copy back into the shared weights.
 
+        Weights in few bits that were tuned are rounded to that many bits again; those that were not
+        keep their finer bits.
+
         Norm weights that were the subnet's own, not slices of the shared ones, are no part of these
         (see `ownership.own_norms`): they are the returned subnet's own again, and the full net
         keeps its norms.
@@ -319,7 +341,8 @@ class Supernet:
         subnet = self.subnet(spec)
         tie = binding(subnet)
         assert tie is not None
-        given, buffers = dict(packed.named_parameters()), dict(packed.named_buffers())
+        given = restored(subnet, dict(packed.named_parameters()))
+        buffers = dict(packed.named_buffers())
         expected = {**dict(subnet.named_parameters()), **tie.private}
         known = expected.keys() | dict(subnet.named_buffers()).keys()
         _check_shapes(expected, {**given, **buffers}, known)

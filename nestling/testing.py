@@ -34,6 +34,7 @@ from nestling.axes.structure import tensors_in
 from nestling.axes.ties import expression_of
 from nestling.axes.tracer import run
 from nestling.binding import binding
+from nestling.bit_checks import check_bits, in_floating_point
 from nestling.checkpoint import RandomState
 from nestling.construction import picker
 from nestling.errors import UncalibratedWarning
@@ -94,6 +95,7 @@ def check_supernet(
     check_order(net, *inputs, seed=seed, outputs=outputs, **kwargs)
     check_masked(net, *inputs, seed=seed, outputs=outputs, **kwargs)
     check_isolation(net, *inputs, seed=seed, **kwargs)
+    check_bits(net, *inputs, seed=seed, **kwargs)
 
 
 def check_full(net: Supernet, *inputs: Any, **kwargs: Any) -> None:
@@ -113,8 +115,7 @@ def check_order(
     pick = picker(outputs)
     before = _outputs(own.model, inputs, kwargs, pick)
     draw = random.Random(seed)
-    loose = {name: axis for name, axis in own.space.axes.items() if not axis.ordered}
-    orders = {n: draw.sample(range(a.size), a.size) for n, a in loose.items()}
+    orders = {a.name: draw.sample(range(a.size), a.size) for a in loose_axes(own.space)}
     own.reorder(orders)
     after = _outputs(own.model, inputs, kwargs, pick)
     _assert_close(after, before, f"reordering the axes {list(orders)} changes the output")
@@ -132,7 +133,7 @@ def check_masked(
     own, inputs, kwargs = _wide(net, inputs, kwargs)
     pick = picker(outputs)
     masked = _Masked(own, inputs, kwargs, pick)
-    for spec in some_specs(own.space, seed):
+    for spec in dict.fromkeys(in_floating_point(own.space, s) for s in some_specs(own.space, seed)):
         subnet = own.subnet(spec).eval()
         found = tensors_in(pick(_quiet(functools.partial(subnet, *inputs, **kwargs))))
         _assert_close(found, masked.outputs(spec), f"{spec} differs from the masked model")
@@ -486,7 +487,7 @@ class _Masked:
 
     def _check_owners(self) -> None:
         """Check that every axis can be masked, so that none is compared without being cut."""
-        widths = {n for n, axis in self.net.space.axes.items() if axis.kind != "depth"}
+        widths = {axis.name for axis in loose_axes(self.net.space)}
         lost = sorted(widths - set(self.owners.values()))
         assert not lost, (
             f"the axis {lost[0]!r} of the supernet is none of its model: check with the inputs and "
@@ -495,7 +496,7 @@ class _Masked:
 
     def _follows(self) -> Follows:
         """Return which numbers subnets compute from their kept sizes (`nestling.axes.scales`)."""
-        least = {n: a.counts[0] for n, a in self.net.space.axes.items() if a.kind != "depth"}
+        least = {axis.name: axis.counts[0] for axis in loose_axes(self.net.space)}
         kept = {atom: least[name] for atom, name in self.owners.items() if name in least}
         if not can_follow(self.trace.scales, kept):
             return {}

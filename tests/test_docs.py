@@ -33,7 +33,7 @@ def test_the_example_of_an_own_model_runs(capsys):
     assert "right" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/models.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/models.md", "docs/bits.md"])
 def test_python_blocks_parse(page):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert blocks
@@ -73,6 +73,20 @@ def test_the_page_on_own_models_runs(capsys):
     assert known is not None
     with pytest.raises(nestling.ModelError, match="no rule for the op 'gated_norm'"):
         nestling.Supernet(namespace["Gated"](), torch.randn(4, 8))
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_the_page_on_bits_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "bits.md").read_text()
+    model = nestling.models.resnet20(width=8)
+    net = None
+    namespace = {"model": model, "images": torch.randn(2, 3, 8, 8)}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "docs/bits.md", "exec"), namespace)
+        net = namespace["net"]
+    assert net.space.bitops({"layer1.0.conv1.bits": 2}) < net.space.bitops({})
+    assert [entry.name for entry in nestling.load("few.nest").menu] == ["small", "tiny"]
 
 
 @pytest.mark.parametrize(

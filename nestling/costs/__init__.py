@@ -1,5 +1,6 @@
 """Costs: what a spec costs. One file each; a cost is a function of (space, spec)."""
 
+from nestling.costs.bitops import bitops
 from nestling.costs.bytes import bytes_
 from nestling.costs.latency import Latency, Ratio, measure, order_interval, paired_ratio
 from nestling.costs.macs import macs
@@ -8,6 +9,7 @@ from nestling.costs.params import params
 __all__ = [
     "Latency",
     "Ratio",
+    "bitops",
     "bytes_",
     "macs",
     "measure",

@@ -11,7 +11,7 @@ from functools import partial
 from torch import nn
 
 from nestling.errors import SpecError
-from nestling.menu import names_for
+from nestling.menu import check_alone, names_for
 from nestling.models import initialize
 from nestling.objectives.sandwich import Loss, task_loss
 from nestling.packing import pack
@@ -30,10 +30,15 @@ def individual(
         run: what the training is made of; every net trains for `run.epochs`.
         fractions: shares of the full net's MACs, for uniform widths.
         specs: the shapes to train instead.
+
+    Raises:
+        SpecError: there is no spec, or one has weights in few bits.
     """
     chosen = list(specs) if specs is not None else ladder(run.net.space, fractions)
     if not chosen:
         raise SpecError("specs= lists at least one spec, but it is empty")
+    for spec in chosen:
+        check_alone(run.net, spec)
     trained: dict[str, tuple[Spec, nn.Module]] = {}
     for number, (name, spec) in enumerate(names_for(run.net, chosen).items()):
         module = pack(run.net.subnet(spec))
