@@ -12,8 +12,10 @@ over all kinds at once, is that of Cui et al., Fully Nested Neural Network (IJCA
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
+from typing import NamedTuple
 
 from nestling.errors import BudgetError, SpecError
 from nestling.search.request import Choice, Cost, Found, Pick, Progress, Score, Search, Worth
@@ -54,10 +56,10 @@ def greedy(
             within reach; budgets never are.
         slack: losses of accuracy below this count as this, so that among steps that cost nothing
             noticeable the largest saving is taken, not the luckiest one.
-        look: axes that are looked at in a step, those that were the best bargains when they were
-            last looked at. The others would be worse bargains by now, as a rule (Minoux,
-            Accelerated Greedy Algorithms, 1978), and the evaluations are as many as there are steps
-            in all, times this number. None looks at all axes in every step.
+        look: axes that are looked at in a step: those that were the best bargains when they were
+            last looked at, and the one that was looked at longest ago. The others would be worse
+            bargains by now, as a rule (Minoux, Accelerated Greedy Algorithms, 1978), and there are
+            this many evaluations a step. None looks at all axes in every step.
 
     Raises:
         SpecError: an option is no such number, or a kind that the net lacks.
@@ -74,7 +76,7 @@ def greedy(
     whole, least = yield Cost((spec, Spec(space, {n: counts[-1] for n, counts in steps.items()})))
     limits = _limits(targets, budgets, whole, least, reachable)
     now, chain, costs = whole, [Found(spec, accuracy)], [whole]
-    lost: dict[str, float] = {}
+    known: dict[str, _Look] = {}
     while candidates := lowered(space, spec, steps):
         if limits and now <= min(limits):
             break
@@ -82,13 +84,18 @@ def greedy(
         prices: tuple[float, ...] = yield Cost(tuple(candidates.values()))
         price = dict(zip(candidates, prices, strict=True))
         trying = _worth_trying(price, now)
-        looked = set(_promising(trying, price, now, lost, slack)[:look])
-        names = [name for name in trying if name in looked]
+        names = trying
+        if look is not None and look < len(trying):
+            worth = {
+                name: _stale_worth(known.get(name), now - price[name], slack) for name in trying
+            }
+            names = _looked_at(trying, worth, known, look)
         savings = [max(now - price[name], 0.0) for name in names]
         choice: Choice = yield Pick(
             tuple(candidates[name] for name in names), _bargain(accuracy, savings, slack)
         )
-        lost.update(zip(names, (accuracy - each for each in choice.accuracies), strict=True))
+        for name, reached in zip(names, choice.accuracies, strict=True):
+            known[name] = _Look(accuracy - reached, len(chain))
         name = names[choice.place]
         spec, accuracy, now = candidates[name], choice.accuracy, price[name]
         chain.append(Found(spec, accuracy))
@@ -168,20 +175,33 @@ def _worth_trying(price: Mapping[str, float], now: float) -> list[str]:
     return sorted(cheaper or price, key=lambda name: price[name])
 
 
-def _promising(
-    names: Sequence[str],
-    price: Mapping[str, float],
-    now: float,
-    lost: Mapping[str, float],
-    slack: float,
+class _Look(NamedTuple):
+    """What an axis lost when it was looked at, and in which step that was."""
+
+    loss: float
+    step: int
+
+
+def _stale_worth(last: _Look | None, saved: float, slack: float) -> float:
+    """Return what a step down an axis is worth by its last look; one without comes first."""
+    return math.inf if last is None else max(saved, 0.0) / max(last.loss, slack)
+
+
+def _looked_at(
+    names: Sequence[str], worth: Mapping[str, float], known: Mapping[str, _Look], look: int
 ) -> list[str]:
-    """Return axes by what they were worth when last looked at; those never looked at first."""
+    """Return the axes to look at, in their order: the worthiest, and the one not seen longest.
 
-    def worth(name: str) -> tuple[bool, float]:
-        saved = max(now - price[name], 0.0)
-        return name in lost, -saved / max(lost.get(name, slack), slack)
-
-    return sorted(names, key=worth)
+    Where one axis is the bottleneck of others, these lose less once it is narrow, and no look at
+    the worthiest alone would ever tell.
+    """
+    ranked = sorted(names, key=lambda name: -worth[name])
+    chosen = set(ranked[: max(1, look - 1)])
+    if look > 1:
+        chosen.add(
+            min(ranked[look - 1 :], key=lambda name: known[name].step if name in known else 0)
+        )
+    return [name for name in names if name in chosen]
 
 
 def _bargain(accuracy: float, savings: Sequence[float], slack: float) -> Worth:
