@@ -50,9 +50,10 @@ class Case:
         shapes: of nets that are trained alone.
         arguments: of the net's builder, where they are other ones.
         equals: labels of the cases that train the same nets, where this one trains for as many
-            epochs as cost as much as all of "progressive".
+            epochs as cost as much as all of another case.
         lr: its learning rate, over the protocol's.
         steps: optimiser steps a batch of a net that is trained alone, each on the same batch.
+        compute: label of that other case.
     """
 
     label: str
@@ -65,6 +66,7 @@ class Case:
     equals: tuple[str, ...] = ()
     lr: float = 1.0
     steps: int = 1
+    compute: str = OURS
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> Case:
@@ -92,7 +94,7 @@ class Case:
         """Labels of the cases of the same seed whose results it needs."""
         found = [shape.of for shape in self.shapes if shape.of != UNIFORM_SHAPE]
         if self.equals:
-            found += [OURS, *self.equals]
+            found += [self.compute, *self.equals]
         return tuple(dict.fromkeys(found))
 
 
