@@ -85,11 +85,11 @@ def cases(part: Part, of: Protocol) -> list[Case]:
 
 def _of_seed(part: Part, seed: int) -> list[Case]:
     found = [_nested(label, label, seed) for label in part.labels]
+    found.append(Case(PLAIN, "individual", {}, seed, shapes=(Shape(UNIFORM_SHAPE, 1.0),)))
     if part.rival:
         label = part.labels[0]
-        plain = Case(PLAIN, "individual", {}, seed, shapes=(Shape(UNIFORM_SHAPE, 1.0),))
         long = _nested(label + EQUAL, label, seed, equals=(label,), compute=BASELINE)
-        found += [plain, Case(BASELINE, "uniform", {}, seed), long]
+        found += [Case(BASELINE, "uniform", {}, seed), long]
     for words, options in part.variants.items():
         label = part.labels[0]
         found.append(_nested(f"{label}, {words}", label, seed, options, group="variants"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from comparison import results
@@ -113,25 +113,27 @@ def shares_removed(found: Comparison, part: Part) -> str:
     head = f"**{part.name.capitalize()}: test accuracy in % with a share of them removed** (± "
     head += "standard deviation)"
     rows = [[label, *cells, str(len(found.seeds(label)))]]
+    if PLAIN in found.labels:
+        plain = accuracy_cell(found.accuracy(PLAIN, 1.0))
+        rows.append([PLAIN, plain, *("" for _ in REMOVED[1:]), str(len(found.seeds(PLAIN)))])
     return table(head, ["nested", *(f"{share:.0%}" for share in REMOVED), "seeds"], rows)
 
 
 def joint(found: Comparison, part: Part) -> str:
     """Return the table of all kinds together against each kind alone."""
     rows = []
-    for label in part.labels:
+    for label in (label for label in (PLAIN, *part.labels) if label in found.labels):
         cells = [accuracy_cell(found.accuracy(label, share)) for share in (1.0, *GRID)]
         rows.append([label, *cells, str(len(found.seeds(label)))])
-    leads: dict[str, Mapping[float, object]] = {}
-    for kind in part.labels[1:]:
-        by = lead(found, kind)
-        leads[kind] = by
+    leads = {kind: lead(found, kind) for kind in part.labels[1:]}
+    for kind, by in leads.items():
         cells = [points_cell(by.get(share)) for share in GRID]
         rows.append([f"{ALL} over {kind}", "", *cells, str(len(found.seeds(ALL, kind)))])
-    verdict = dominates({kind: lead(found, kind) for kind in leads})
-    said = {True: "The joint front is nowhere below a single one.", None: ""}.get(
-        verdict, "The joint front does not dominate all single ones."
-    )
+    said = {
+        True: "The joint front is nowhere below a single one.",
+        False: "The joint front does not dominate all single ones.",
+        None: "",
+    }[dominates(leads)]
     head = "**All kinds together, against each kind alone in a training of its own** (test "
     head += "accuracy in %, by share of the multiply-accumulates)"
     shown = table(head, ["nested", "full", *percent(GRID), "seeds"], rows)
