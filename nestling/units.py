@@ -112,8 +112,8 @@ def axes_of_kinds(space: Space, kinds: Iterable[str] | None) -> list[Axis]:
     for kind in wanted:
         if kind not in known:
             raise SpecError(
-                f"kinds= names {kind!r}{did_you_mean(str(kind), known)}, but no axis of this net "
-                f"is of that kind; its kinds are {', '.join(known)}"
+                f"kinds= names {kind!r}, but no axis of this net is of that kind; its kinds are "
+                f"{', '.join(known)}{did_you_mean(str(kind), known)}"
             )
     return [axis for axis in space.axes.values() if axis.kind in wanted]
 

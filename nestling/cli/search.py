@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 OPTIONS = ("groups", "floor", "threshold", "target", "budget", "kind", "trials")  # of searches
 REPEATABLE = {"budget": "budgets", "kind": "kinds"}  # what searches call them
 
+Budgets = Annotated[
+    list[float] | None,
+    typer.Option(help="Cost to reach, in its own units (MACs, bytes, ms); repeatable."),
+]
+Kinds = Annotated[
+    list[str] | None,
+    typer.Option(help="Cut axes of this kind alone, such as depth; repeatable."),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the verb."""
@@ -61,14 +70,8 @@ def search(
     target: Annotated[
         list[float] | None, typer.Option(help="Share of the full cost to reach; repeatable.")
     ] = None,
-    budget: Annotated[
-        list[float] | None,
-        typer.Option(help="Cost to reach, in its own units (MACs, bytes, ms); repeatable."),
-    ] = None,
-    kind: Annotated[
-        list[str] | None,
-        typer.Option(help="Cut axes of this kind alone, such as depth; repeatable."),
-    ] = None,
+    budget: Budgets = None,
+    kind: Kinds = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Specs that evolution tries.")] = None,
     points: Annotated[int, typer.Option(min=2, help="Most subnets that the menu offers.")] = 9,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random choices.")] = 0,

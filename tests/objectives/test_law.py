@@ -144,7 +144,10 @@ def test_how_many_specs_can_be_drawn(space):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kinds": ["chanels"]}, r"'chanels'; did you mean 'channels'.* its kinds are"),
+        (
+            {"kinds": ["chanels"]},
+            r"'chanels', but no axis .*; did you mean 'channels'",
+        ),
         ({"kinds": ["paths"]}, "no axis of this net is of that kind"),
         ({"kinds": "depth"}, "kinds= lists kinds"),
         ({"kinds": []}, "kinds= lists kinds"),
