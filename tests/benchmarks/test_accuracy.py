@@ -395,7 +395,7 @@ def test_what_a_training_leaves_is_the_result_and_the_log_of_one_search(
         log_of(folder / trial.STATE).write_text("the log")
         return made(OURS, case=case, rows=rows_at(*[0.5] * 5)).content
 
-    monkeypatch.setattr(accuracy, "material", lambda *_: None)
+    monkeypatch.setattr(work, "material", lambda *_: None)
     monkeypatch.setattr(trial, "run", run)
     words = ["--work", str(tmp_path / "work"), "--results", str(tmp_path / "kept"), "--seeds", "0"]
     assert accuracy.main([*words, "--only", OURS]) == 0
