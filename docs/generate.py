@@ -162,6 +162,11 @@ def accuracy_tables() -> str:
     return str(benchmark("accuracy").page())
 
 
+def nested_tables() -> str:
+    """Return the tables of the comparison of nested kinds, from its kept results."""
+    return str(benchmark("nested").page())
+
+
 def benchmark(name: str) -> Any:
     """Return a benchmark as a module, with the modules beside it in reach."""
     folder = ROOT / "benchmarks"
@@ -201,6 +206,7 @@ TABLES = {
     "covered": covered,
     "accuracy": accuracy_tables,
     "serving": serving_tables,
+    "nested": nested_tables,
 }
 
 

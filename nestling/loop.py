@@ -40,11 +40,11 @@ _END = object()
 
 
 class Executor(Protocol):
-    """Steps on a net that stands for the shared weights of a stage, and is written back to them."""
+    """Makes the steps of a stage, on the shared weights or on a net that stands for them."""
 
     @property
-    def module(self) -> nn.Module:
-        """What is run in a step."""
+    def module(self) -> nn.Module | None:
+        """What is run in a step in the place of the net's subnets; None for these."""
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Step after a backward run, with the settings and the state of the run's optimiser."""

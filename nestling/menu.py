@@ -352,6 +352,7 @@ def menu_of(
 ) -> Menu:
     """Return a menu for modules that are subnets of a net or stand-alone nets of the same shapes.
 
+    Norm statistics are measured afresh, but for those of subnets that are known to have their own.
     With a `narrowing`, which is that of batch 1 on this device, subnets give way to the larger ones
     that it shows to cost no time; stand-alone nets stay.
 
@@ -367,7 +368,8 @@ def menu_of(
     entries = []
     for name, (spec, module) in modules.items():
         tie = binding(module)
-        if calibrate is not None and net.private and tie is not None and not tie.full:
+        due = tie is not None and not tie.full and not tie.measured
+        if calibrate is not None and net.private and due:
             _recalibrate(net, module, batches)
         held_out = None if val is None else _Counted(val)
         reached = None if held_out is None else evaluate(module, held_out, metric)

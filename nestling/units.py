@@ -7,13 +7,14 @@ that several weights make has the mean of their numbers, each divided by its own
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from nestling import extent as extents
+from nestling.errors import SpecError, did_you_mean
 from nestling.extent import Along
 from nestling.spec import Axis, Space
 
@@ -84,6 +85,37 @@ class Place:
 def loose_axes(space: Space) -> list[Axis]:
     """Return the axes whose units can be put in any order; depth and bits have their own."""
     return [axis for axis in space.axes.values() if not axis.ordered]
+
+
+def axes_of_kinds(space: Space, kinds: Iterable[str] | None) -> list[Axis]:
+    """Return the axes of some kinds, or all of them.
+
+    Args:
+        space: of the net.
+        kinds: such as `["channels", "depth"]`; None for all.
+
+    Raises:
+        SpecError: no kind is named, or one that no axis of the net is of.
+
+    Example:
+        >>> [axis.name for axis in axes_of_kinds(net.space, ["depth"])]
+        ['layer1.depth', 'layer2.depth', 'layer3.depth']
+    """
+    known = list(dict.fromkeys(axis.kind for axis in space.axes.values()))
+    if kinds is None:
+        return list(space.axes.values())
+    if isinstance(kinds, str) or not isinstance(kinds, Iterable) or not list(kinds):
+        raise SpecError(
+            f"kinds= lists kinds of axes, such as {known[:2]}, or is None for all, not {kinds!r}"
+        )
+    wanted = list(kinds)
+    for kind in wanted:
+        if kind not in known:
+            raise SpecError(
+                f"kinds= names {kind!r}, but no axis of this net is of that kind; its kinds are "
+                f"{', '.join(known)}{did_you_mean(str(kind), known)}"
+            )
+    return [axis for axis in space.axes.values() if axis.kind in wanted]
 
 
 def makers(space: Space, axis: str) -> list[Place]:

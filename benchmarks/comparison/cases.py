@@ -53,10 +53,11 @@ class Case:
         shapes: of nets that are trained alone.
         arguments: of the net's builder, where they are other ones.
         equals: labels of the cases that train the same nets, where this one trains for as many
-            epochs as cost as much as all of "progressive".
+            epochs as cost as much as all of another case.
         lr: its learning rate, over the protocol's.
         steps: optimiser steps a batch of a net that is trained alone, each on the same batch.
         looked_at: held-out pictures that its search looks at; None is all.
+        compute: label of that other case.
     """
 
     label: str
@@ -70,6 +71,7 @@ class Case:
     lr: float = 1.0
     steps: int = 1
     looked_at: int | None = None
+    compute: str = OURS
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> Case:
@@ -97,7 +99,7 @@ class Case:
         """Labels of the cases of the same seed whose results it needs."""
         found = [shape.of for shape in self.shapes if shape.of != UNIFORM_SHAPE]
         if self.equals:
-            found += [OURS, *self.equals]
+            found += [self.compute, *self.equals]
         return tuple(dict.fromkeys(found))
 
 

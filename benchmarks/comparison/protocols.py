@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple
@@ -44,6 +45,9 @@ NETS = {
     "vgg11-bn": Net("vgg11_bn"),
     "mobilenet-v1": Net("mobilenet_v1", {"stem_stride": 1}),
     "digits-resnet": Net("digits_resnet", step=2),
+    "resnet56": Net("resnet56", step=2),
+    "resnext29": Net("resnext29", {"width": 16, "path_width": 4}),
+    "mlp": Net("mlp", {"hidden": [256, 256]}),
 }
 
 
@@ -214,9 +218,12 @@ def supernet(
     """
     net = NETS[of.net]
     small = net.small if max(shape[1:]) <= SMALL else {}
-    chosen = {"num_classes": classes, "in_channels": shape[0], **small, **of.arguments}
+    build = getattr(nestling.models, net.builder)
+    sizes = {"in_channels": shape[0], "in_features": math.prod(shape)}
+    known = inspect.signature(build).parameters
+    sizes = {name: size for name, size in sizes.items() if name in known}
     torch.manual_seed(seed)
-    model = getattr(nestling.models, net.builder)(**{**chosen, **(arguments or {})})
+    model = build(**{"num_classes": classes, **sizes, **small, **of.arguments, **(arguments or {})})
     return nestling.Supernet(model, torch.randn(1, *shape), step=net.step).to(of.device)
 
 

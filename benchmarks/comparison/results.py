@@ -95,6 +95,11 @@ class Result:
         return sum(value for name, value in self.seconds.items() if name != COMPILING)
 
     @property
+    def once(self) -> float:
+        """Those of them that a longer training would not spend again: of its search."""
+        return self.seconds.get("search", 0.0)
+
+    @property
     def complete(self) -> bool:
         """Whether the seconds are all that were spent; a killed process takes its own along."""
         return bool(self.content["seconds_complete"])
@@ -124,7 +129,7 @@ class Result:
             return case.steps
         known = inspect.signature(methods.find(case.method)).parameters
         options = {**{name: each.default for name, each in known.items()}, **case.options}
-        if options["summed"]:
+        if options.get("summed", True):
             return 1
         drawn = options.get("random", options.get("draw"))
         return len(self.rows) if drawn is None else 2 + int(drawn)

@@ -34,6 +34,9 @@ NETS = {
     "resnet18": "ResNet-18",
     "vgg11-bn": "VGG-11-bn",
     "mobilenet-v1": "MobileNetV1",
+    "resnet56": "ResNet-56",
+    "resnext29": "ResNeXt-29 (8x4d)",
+    "mlp": "MLP (256, 256)",
 }
 DATA = {
     "cifar10": "CIFAR-10",
@@ -98,9 +101,9 @@ def conditions(group: Sequence[Result], where: Mapping[str, Any]) -> str:
     lines = [
         f"Trained on {used} training pictures; {after}. {epochs} of batches of {s['batch']}, "
         f"SGD with Nesterov momentum 0.9, learning rate {s['lr']:g} (warm-up, half "
-        f"cosine), {group[0].content['trained_in']}{compiled}; seeds {_listed(seeds)}. "
+        f"cosine), {group[0].content['trained_in']}{compiled}; seeds {listed(seeds)}. "
         f"{'; '.join(machines)}, {s['threads']} thread{'s' * (s['threads'] > 1)}; "
-        f"commit {_listed(commits)}.",
+        f"commit {listed(commits)}.",
         updates(group),
     ]
     if where:
@@ -133,22 +136,22 @@ def matched(found: Comparison, cost: str) -> str:
     """Return the tables of test accuracies at matched costs and of our leads; "" if unknown."""
     rows = []
     for label in (label for label in METHODS if label in found.labels):
-        cells = [_accuracy(found.accuracy(label, budget, cost)) for budget in COLUMNS]
+        cells = [accuracy_cell(found.accuracy(label, budget, cost)) for budget in COLUMNS]
         if any(cells[1:]) or label == PLAIN:
             rows.append([label, *cells, str(len(found.seeds(label)))])
     leads = []
     for rival in RIVALS:
         mean = found.gain(OURS, rival, cost=cost) if rival in found.labels else None
         if mean is not None:
-            each = [_points(found.gain(OURS, rival, [budget], cost)) for budget in COLUMNS]
-            leads.append([rival, _points(mean), *each, str(mean.seeds)])
+            each = [points_cell(found.gain(OURS, rival, [budget], cost)) for budget in COLUMNS]
+            leads.append([rival, points_cell(mean), *each, str(mean.seeds)])
     if len(rows) < 2:
         return ""
-    columns = ["full", *_percent(BUDGETS)]
+    columns = ["full", *percent(BUDGETS)]
     head = f"**At matched {CALLED[cost]}** (test accuracy in %, ± standard deviation over seeds)"
-    tables = [_table(head, ["method", *columns, "seeds"], rows)]
+    tables = [table(head, ["method", *columns, "seeds"], rows)]
     head = f"Lead of {OURS} there, by seed, in percentage points (95 % interval)"
-    tables.append(_table(head, ["over", "mean of the budgets", *columns, "seeds"], leads))
+    tables.append(table(head, ["over", "mean of the budgets", *columns, "seeds"], leads))
     return "\n\n".join(filter(None, tables))
 
 
@@ -165,10 +168,10 @@ def against_alone(found: Comparison) -> str:
             full = found.gain(label, plain, [1.0])
             if any(each) or (control and full):
                 name = f"{label}, over {CONTROL} alone" if control else label
-                rows.append([name, _points(full), *map(_points, each)])
+                rows.append([name, points_cell(full), *map(points_cell, each)])
     head = "**Against the same shapes trained alone** for as many epochs (lead in percentage "
     head += "points, with 95 % interval)"
-    return _table(head, ["method", "full", *_percent(shares)], rows)
+    return table(head, ["method", "full", *percent(shares)], rows)
 
 
 def against_bundle(found: Comparison) -> str:
@@ -176,16 +179,16 @@ def against_bundle(found: Comparison) -> str:
     seeds = found.seeds(BUNDLE)
     if not seeds:
         return ""
-    epochs = _listed(sorted({found[BUNDLE, seed].epochs for seed in seeds}))
+    epochs = listed(sorted({found[BUNDLE, seed].epochs for seed in seeds}))
     rows = [
-        [label, *(_accuracy(found.accuracy(label, budget)) for budget in COLUMNS)]
+        [label, *(accuracy_cell(found.accuracy(label, budget)) for budget in COLUMNS)]
         for label in (OURS, BUNDLE)
     ]
-    gains = [_points(found.gain(OURS, BUNDLE, [budget])) for budget in COLUMNS]
+    gains = [points_cell(found.gain(OURS, BUNDLE, [budget])) for budget in COLUMNS]
     rows.append([f"{OURS} over {BUNDLE}", *gains])
     head = "**Against a bundle of separate nets at equal total training compute** (uniform "
     head += f"widths, {epochs} epochs each; the bundle has no weights in common)"
-    return _table(head, ["", "full", *_percent(BUDGETS)], rows)
+    return table(head, ["", "full", *percent(BUDGETS)], rows)
 
 
 def seconds(found: Comparison) -> str:
@@ -200,7 +203,7 @@ def seconds(found: Comparison) -> str:
             rows.append([label, *shares, f"{mean:,.0f} s"])
     head = "**What comes before the joint training**, as shares of its processor time (compiling, "
     head += "which a cache saves, is in none of it)"
-    return _table(head, ["method", "ranking", "search", "joint training"], rows)
+    return table(head, ["method", "ranking", "search", "joint training"], rows)
 
 
 def ablation(found: Comparison) -> str:
@@ -217,17 +220,17 @@ def ablation(found: Comparison) -> str:
         shares = [shape.share for shape in case.shapes] or list(BUDGETS)
         lead = found.gain(label, base, shares, on=HELD_OUT) if base else None
         on_test = found.gain(label, base, shares) if base else None
-        cells = [_accuracy(found.accuracy(label, budget)) for budget in COLUMNS]
-        against = [base if on_test else "", _points(lead), _points(on_test)]
+        cells = [accuracy_cell(found.accuracy(label, budget)) for budget in COLUMNS]
+        against = [base if on_test else "", points_cell(lead), points_cell(on_test)]
         order = case.group, -lead.mean if lead else float("inf"), label
         seeds = str(len(found.seeds(label)))
         rows.append((order, [case.group, label, *against[:2], *cells, against[2], seeds]))
     head = "**Ablation**, at matched multiply-accumulates of each net. Variants stand in the order "
     head += "of their lead over the default on held-out pictures (mean over the budgets, by seed); "
     head += "what they reach on the test pictures is the result, and chooses nothing"
-    columns = ["varied", "method", "over", "lead, held out", "full", *_percent(BUDGETS)]
+    columns = ["varied", "method", "over", "lead, held out", "full", *percent(BUDGETS)]
     columns += ["lead, test", "seeds"]
-    return _table(head, columns, [cells for _, cells in sorted(rows)])
+    return table(head, columns, [cells for _, cells in sorted(rows)])
 
 
 def _default(case: Case, found: Comparison) -> str:
@@ -243,7 +246,7 @@ def _default(case: Case, found: Comparison) -> str:
 # -- cells ---------------------------------------------------------------------------------------
 
 
-def _table(head: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table with its head line; "" without rows."""
     lines = [f"| {' | '.join(cells)} |" for cells in rows]
     if not lines:
@@ -252,23 +255,27 @@ def _table(head: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     return "\n".join([f"{head}:", "", f"| {' | '.join(columns)} |", rule, *lines])
 
 
-def _accuracy(figure: Summary | None) -> str:
+def accuracy_cell(figure: Summary | None) -> str:
+    """Return an accuracy in %, with its standard deviation over seeds; "" if unknown."""
     if figure is None:
         return ""
     spread = "" if figure.std is None else f" ± {100 * figure.std:.2f}"
     return f"{100 * figure.mean:.2f}{spread}"
 
 
-def _points(figure: Summary | None) -> str:
+def points_cell(figure: Summary | None) -> str:
+    """Return a difference in points, with its 95 % interval; "" if unknown."""
     if figure is None:
         return ""
     spread = "" if figure.low is None else f" ({figure.low:+.2f} to {figure.high:+.2f})"
     return f"{figure.mean:+.2f}{spread}"
 
 
-def _percent(shares: Iterable[float]) -> list[str]:
+def percent(shares: Iterable[float]) -> list[str]:
+    """Return shares as columns are called."""
     return [f"{100 * share:g} %" for share in shares]
 
 
-def _listed(values: Iterable[object]) -> str:
+def listed(values: Iterable[object]) -> str:
+    """Return values with commas between them."""
     return ", ".join(map(str, values))

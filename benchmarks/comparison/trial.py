@@ -7,6 +7,7 @@ and the scores that it has. The test pictures are read when all training is done
 from __future__ import annotations
 
 import gzip
+import inspect
 import json
 import os
 import shutil
@@ -37,11 +38,13 @@ from comparison.protocols import (
 )
 from comparison.results import Result
 from nestling import container, methods
+from nestling.binding import binding
 from nestling.checkpoint import differing
 from nestling.data.dataset import split_by_class
 from nestling.errors import FileError, ModelError
 from nestling.interruption import Interrupted
 from nestling.menu import CALIBRATION
+from nestling.objectives import draws_of
 from nestling.objectives.sandwich import Loss
 from nestling.progress import Reporter
 from nestling.search.stage import log_of
@@ -117,6 +120,8 @@ def run(
         shape=list(shape),
         classes=classes,
         axes=list(space.axes),
+        kinds=[axis.kind for axis in space.axes.values()],
+        trained=_number_trained(net, case, offered),
         full={"macs": space.macs(space.full), "params": space.params(space.full)},
         epochs=epochs,
         equal_to={label: results.digest([needed[label]]) for label in case.needs if case.equals},
@@ -166,8 +171,9 @@ def _begun(
     """Return the training of a case, and the options that its method is called with."""
     chosen = dict(options)
     part = given.final
-    if case.method == "progressive" and of.all_pictures:
+    if case.method in ("progressive", "nested") and of.all_pictures:
         part = given.learn  # to rank and search
+    if case.method == "progressive" and of.all_pictures:
         chosen["train_all"] = batches(of, given, given.final, case.seed)
     if case.looked_at is not None and case.looked_at < len(given.held_out.labels):
         order = torch.arange(len(given.held_out.labels))
@@ -203,11 +209,11 @@ def _settled(
         specs = [_shaped(shape.of, shape.share, net, needed) for shape in case.shapes]
         options["specs"] = list(dict.fromkeys(specs))
     if case.equals:
-        whole = needed[OURS].spent
+        whole = needed[case.compute].spent
         others = [needed[label] for label in case.equals]
-        _check_machine([needed[OURS], *others])
-        an_epoch = sum(each.spent / each.epochs for each in others)
-        epochs = max(1, round(whole / an_epoch))
+        _check_machine([needed[case.compute], *others])
+        an_epoch = sum((each.spent - each.once) / each.epochs for each in others)
+        epochs = max(1, round((whole - sum(each.once for each in others)) / an_epoch))
     return options, epochs
 
 
@@ -341,6 +347,17 @@ def stopping_after(minutes: float | None) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _number_trained(net: nestling.Supernet, case: Case, offered: Mapping[str, Any]) -> int:
+    """Return how many nets of its own shape each a training is made for: those on offer, or more.
+
+    Ordered dropout trains every spec that it may draw.
+    """
+    if case.method != "nested":
+        return len(offered)
+    known = inspect.signature(draws_of).parameters
+    return draws_of(net.space, **{k: v for k, v in case.options.items() if k in known}).number
+
+
 # -- scoring -------------------------------------------------------------------------------------
 
 
@@ -379,7 +396,9 @@ def _scores(
             continue
         subnet = net.subnet(spec) if module is None else module
         with run.precise.autocast(run.device):  # as it was trained
-            net.recalibrate(subnet, calibrate)  # nets that were trained alone too: alike for all
+            tie = binding(subnet)
+            if tie is None or not tie.measured:  # nets that were trained alone too: alike for all
+                net.recalibrate(subnet, calibrate)
             kept_out = None
             if not of.all_pictures:
                 kept_out = nestling.evaluate(subnet, scored(given, given.held_out))

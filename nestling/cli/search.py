@@ -13,6 +13,7 @@ import typer
 
 from nestling.cli import terminal
 from nestling.cli.options import AsJson, ModelArgs, OwnModel, Threads, examples
+from nestling.search import check_cost, costs
 
 if TYPE_CHECKING:
     from nestling.experiment import Prepared, Settings
@@ -23,8 +24,17 @@ if TYPE_CHECKING:
     from nestling.spec import Space
     from nestling.supernet import Supernet
 
-OPTIONS = ("groups", "floor", "threshold", "target", "trials")  # of searches
-COSTS = ("macs", "params", "bytes", "latency")
+OPTIONS = ("groups", "floor", "threshold", "target", "budget", "kind", "trials")  # of searches
+REPEATABLE = {"budget": "budgets", "kind": "kinds"}  # what searches call them
+
+Budgets = Annotated[
+    list[float] | None,
+    typer.Option(help="Cost to reach, in its own units (MACs, bytes, ms); repeatable."),
+]
+Kinds = Annotated[
+    list[str] | None,
+    typer.Option(help="Cut axes of this kind alone, such as depth; repeatable."),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,9 +57,7 @@ def search(
     by: Annotated[
         str, typer.Option(help="Search: progressive, greedy, evolution or uniform.")
     ] = "progressive",
-    cost: Annotated[
-        str, typer.Option(help="What to save: macs, params, bytes or latency.")
-    ] = "macs",
+    cost: Annotated[str, typer.Option(help=f"What to save: {', '.join(costs())}.")] = "macs",
     groups: Annotated[
         int | None, typer.Option(min=1, help="Equal parts of an axis; one goes at a time.")
     ] = None,
@@ -62,6 +70,8 @@ def search(
     target: Annotated[
         list[float] | None, typer.Option(help="Share of the full cost to reach; repeatable.")
     ] = None,
+    budget: Budgets = None,
+    kind: Kinds = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Specs that evolution tries.")] = None,
     points: Annotated[int, typer.Option(min=2, help="Most subnets that the menu offers.")] = 9,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random choices.")] = 0,
@@ -89,7 +99,7 @@ def search(
 
     given = {name: context.params[name] for name in OPTIONS if context.params[name]}
     make = _choice(by, given, seed)
-    _check_cost(cost)
+    check_cost(cost)
     file, settings = _run(run, data_dir)
     out = out or file.parent / f"{by}.nest"
     _check_out(out, resume)
@@ -202,35 +212,25 @@ def _choice(by: str, given: dict[str, Any], seed: int) -> Callable[[Space], Sear
             "hold; choose progressive, greedy, evolution or uniform"
         )
     known = inspect.signature(make).parameters
-    plural = "targets" if "targets" in known else "fractions"
+    names = {**REPEATABLE, "target": "targets" if "targets" in known else "fractions"}
     for name in given:
-        if (plural if name == "target" else name) not in known:
+        if names.get(name, name) not in known:
             raise ModelError(f"the search {by!r} takes no --{name}; leave it out")
-    options = {plural if name == "target" else name: value for name, value in given.items()}
+    options = {names.get(name, name): value for name, value in given.items()}
     return functools.partial(make, **options, **({"seed": seed} if "seed" in known else {}))
-
-
-def _check_cost(cost: str) -> None:
-    from nestling.errors import ModelError, did_you_mean
-
-    if cost not in COSTS:
-        raise ModelError(
-            f"unknown cost {cost!r}{did_you_mean(cost, COSTS)}; the costs are {', '.join(COSTS)}"
-        )
 
 
 def _conducted(
     ready: Prepared, net: Supernet, cost: str, reporter: Reporter
 ) -> Callable[..., list[Found]]:
     """Return `conduct` with all that belongs to the run."""
-    from nestling.search import Scorer, Tuner, conduct, measured_latency
+    from nestling.search import Scorer, Tuner, conduct, cost_of
 
     precision = ready.settings.precision
     score = Scorer(net, ready.held_out, calibrate=ready.train, precision=precision)
     tune = Tuner(net, ready.train, score, precision=precision)
-    price = measured_latency(net) if cost == "latency" else getattr(net.space, cost)
     return functools.partial(
-        conduct, net=net, score=score, tune=tune, cost=price, reporter=reporter
+        conduct, net=net, score=score, tune=tune, cost=cost_of(net, cost), reporter=reporter
     )
 
 

@@ -16,12 +16,12 @@ from typing import Any
 from torch import nn
 
 from nestling import rankers
-from nestling.errors import BudgetError, ModelError
+from nestling.errors import BudgetError
 from nestling.joint import Joint, check_start, weights_of
 from nestling.menu import names_for
 from nestling.objectives.listed import DRAW
 from nestling.objectives.sandwich import Loss, in_training, task_loss
-from nestling.search.stage import check_begins, searched
+from nestling.search.stage import check_begins, held_out_of, searched
 from nestling.search.uniform import FRACTIONS, check_fractions
 from nestling.spec import Space, Spec
 from nestling.supernet import Supernet, rearranged
@@ -85,7 +85,7 @@ def progressive(
     check_start(start)
     joint = Joint(draw, labels_first, distill, summed, own_norms, train_all)
     joint.share(run)  # an error now, not after the ranking
-    slice_ = _held_out(run, held_out)
+    slice_ = held_out_of(run, held_out)
     check_begins(run, search, slice_, search_options or {})
     given = weights_of(run)
     orders = _ranked(run, rank_by, rank_epochs, rank_options or {})
@@ -155,13 +155,3 @@ def _ranked(
 
         run.train_stage(plain, name="plain ranking", epochs=epochs)
     return {} if by is None else rankers.orders(run.net.space, rankers.scores(run, by, **options))
-
-
-def _held_out(run: Run, given: Iterable[Any] | None) -> Iterable[Any]:
-    found = run.held_out if given is None else given
-    if found is None:
-        raise ModelError(
-            "the search needs batches that the training does not see, but there is neither val= "
-            "nor held_out=; keep a slice of the training data aside (never test data)"
-        )
-    return found

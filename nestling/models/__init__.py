@@ -7,6 +7,7 @@ from nestling.models.mobilenet import mobilenet_v1, mobilenet_v2
 from nestling.models.pretrained import load_weights
 from nestling.models.registry import Built, build, builder, built, names
 from nestling.models.resnet import digits_resnet, resnet18, resnet20, resnet50, resnet56
+from nestling.models.resnext import resnext29
 from nestling.models.vgg import vgg11_bn, vgg16_bn, vgg19_bn
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "resnet20",
     "resnet50",
     "resnet56",
+    "resnext29",
     "vgg11_bn",
     "vgg16_bn",
     "vgg19_bn",

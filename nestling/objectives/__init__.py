@@ -6,7 +6,17 @@ one optimiser step. Random choices come from torch's global generator, so a rest
 repeats them.
 """
 
+from nestling.objectives.law import Draws, Law, draws_of
 from nestling.objectives.listed import listed
+from nestling.objectives.ordered_dropout import ordered_dropout
 from nestling.objectives.sandwich import sandwich, soft_cross_entropy
 
-__all__ = ["listed", "sandwich", "soft_cross_entropy"]
+__all__ = [
+    "Draws",
+    "Law",
+    "draws_of",
+    "listed",
+    "ordered_dropout",
+    "sandwich",
+    "soft_cross_entropy",
+]

@@ -15,7 +15,7 @@ from nestling.search.driver import conduct
 from nestling.search.evolution import evolution
 from nestling.search.greedy import greedy
 from nestling.search.path import path
-from nestling.search.pricing import measured_latency
+from nestling.search.pricing import check_cost, cost_of, costs, measured_latency
 from nestling.search.progressive import progressive, reselected
 from nestling.search.request import (
     Choice,
@@ -42,8 +42,11 @@ __all__ = [
     "Scorer",
     "Tune",
     "Tuner",
+    "check_cost",
     "check_options",
     "conduct",
+    "cost_of",
+    "costs",
     "evolution",
     "find",
     "front",

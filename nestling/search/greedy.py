@@ -1,21 +1,27 @@
 """Greedy search by price: take away what costs the least accuracy for the most saving.
 
 Like the progressive search, but a step counts by the accuracy that is lost per unit of cost that is
-saved, for any cost: multiply-accumulates, parameters, or a latency measured on the device.
+saved, for any cost: multiply-accumulates, parameters, or a latency measured on the device. Axes of
+all kinds compete with each other: channels, neurons, heads, paths, blocks.
 
 Source: Yu and Huang, AutoSlim: Towards One-Shot Architecture Search for Channel Numbers
 (arXiv 1903.11728), whose greedy slimming is that of `progressive`; the price per unit of cost is
-that of Yang et al., NetAdapt (ECCV 2018), in its continuous form.
+that of Yang et al., NetAdapt (ECCV 2018), in its continuous form. Removing the last units first,
+over all kinds at once, is that of Cui et al., Fully Nested Neural Network (IJCAI 2020).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from typing import NamedTuple
 
 from nestling.errors import BudgetError, SpecError
 from nestling.search.request import Choice, Cost, Found, Pick, Progress, Score, Search, Worth
 from nestling.search.steps import FLOOR, Floor, check_shares, lowered, number_of, stairs
 from nestling.spec import Space, Spec
+from nestling.units import axes_of_kinds
 
 SLACK = 0.002  # losses below this are noise: 5 of 2,500 pictures
 
@@ -25,8 +31,12 @@ def greedy(
     *,
     groups: int | None = 8,
     floor: Floor = FLOOR,
+    kinds: Iterable[str] | None = None,
     targets: Sequence[float] = (),
+    budgets: Sequence[float] = (),
+    reachable: bool = False,
     slack: float = SLACK,
+    look: int | None = None,
 ) -> Search:
     """Search a chain of nested subnets, largest first, each the best bargain from the one before.
 
@@ -37,59 +47,161 @@ def greedy(
         space: of the net.
         groups: equal parts of an axis, one of which goes at a time; None takes single steps.
         floor: share of its units that every axis keeps, or that share by axis name.
+        kinds: of the axes that are cut; all by default.
         targets: shares of the full net's cost; the search returns, for each, the first net that
-            costs no more, and stops at the last. Without targets it returns all, down to the
-            floors.
+            costs no more, and stops at the last. Without targets and budgets it returns all, down
+            to the floors.
+        budgets: the same in the cost's own units: multiply-accumulates, bytes, milliseconds ...
+        reachable: whether targets below what the floors cost are passed over, as long as one is
+            within reach; budgets never are.
         slack: losses of accuracy below this count as this, so that among steps that cost nothing
             noticeable the largest saving is taken, not the luckiest one.
+        look: axes that are looked at in a step: those that were the best bargains when they were
+            last looked at, and the one that was looked at longest ago. The others would be worse
+            bargains by now, as a rule (Minoux, Accelerated Greedy Algorithms, 1978), and there are
+            this many evaluations a step. None looks at all axes in every step.
 
     Raises:
-        SpecError: an option is no such number.
-        BudgetError: a target is below what the floors cost.
+        SpecError: an option is no such number, or a kind that the net lacks.
+        BudgetError: a target or budget is below what the floors cost.
 
     Example:
         >>> search = greedy(net.space, targets=(0.75, 0.5, 0.25))
         >>> found = nestling.search.conduct(search, net, score=score, cost=net.space.params)
     """
-    check_shares("targets=", targets)
-    if isinstance(slack, bool) or not isinstance(slack, int | float) or not 0 < slack <= 1:
-        raise SpecError(f"slack= is an accuracy above 0 and at most 1, but it is {slack!r}")
-    steps = stairs(space, groups, floor)
+    _check(targets, budgets, slack, look)
+    steps = _steps(space, groups, floor, kinds)
     total, spec = number_of(steps), space.full
     accuracy: float = yield Score(spec)
     whole, least = yield Cost((spec, Spec(space, {n: counts[-1] for n, counts in steps.items()})))
-    _check_reachable(targets, least / whole)
+    limits = _limits(targets, budgets, whole, least, reachable)
     now, chain, costs = whole, [Found(spec, accuracy)], [whole]
-    while candidates := list(lowered(space, spec, steps).values()):
-        if targets and now <= min(targets) * whole:
+    known: dict[str, _Look] = {}
+    while candidates := lowered(space, spec, steps):
+        if limits and now <= min(limits):
             break
         yield Progress(len(chain) - 1, total)
-        prices: tuple[float, ...] = yield Cost(tuple(candidates))
-        order = _worth_trying(prices, now)
-        savings = [max(now - prices[place], 0.0) for place in order]
+        prices: tuple[float, ...] = yield Cost(tuple(candidates.values()))
+        price = dict(zip(candidates, prices, strict=True))
+        trying = _worth_trying(price, now)
+        names = trying
+        if look is not None and look < len(trying):
+            worth = {
+                name: _stale_worth(known.get(name), now - price[name], slack) for name in trying
+            }
+            names = _looked_at(trying, worth, known, look)
+        savings = [max(now - price[name], 0.0) for name in names]
         choice: Choice = yield Pick(
-            tuple(candidates[place] for place in order), _bargain(accuracy, savings, slack)
+            tuple(candidates[name] for name in names), _bargain(accuracy, savings, slack)
         )
-        place = order[choice.place]
-        spec, accuracy, now = candidates[place], choice.accuracy, prices[place]
+        for name, reached in zip(names, choice.accuracies, strict=True):
+            known[name] = _Look(accuracy - reached, len(chain))
+        name = names[choice.place]
+        spec, accuracy, now = candidates[name], choice.accuracy, price[name]
         chain.append(Found(spec, accuracy))
         costs.append(now)
     yield Progress(total, total)
-    return _at(chain, costs, [share * whole for share in targets]) if targets else chain
+    return _at(chain, costs, limits) if limits else chain
 
 
-def _check_reachable(targets: Sequence[float], least: float) -> None:
-    if targets and min(targets) < least:
-        raise BudgetError(
-            f"no subnet costs at most {min(targets):.3g} of the full net: with all axes at their "
-            f"floors it is {least:.3g}; ask for more in targets=, or lower floor="
+def _check(
+    targets: Sequence[float], budgets: Sequence[float], slack: float, look: int | None
+) -> None:
+    check_shares("targets=", targets)
+    for budget in [budgets] if isinstance(budgets, str | int | float) else budgets:
+        number = isinstance(budget, Real) and not isinstance(budget, bool)
+        if isinstance(budgets, str | int | float) or not number or not budget > 0:
+            raise SpecError(
+                f"budgets= lists costs above 0 in their own units, such as (2e7,), not {budgets!r}"
+            )
+    if isinstance(slack, bool) or not isinstance(slack, int | float) or not 0 < slack <= 1:
+        raise SpecError(f"slack= is an accuracy above 0 and at most 1, but it is {slack!r}")
+    if look is not None and (isinstance(look, bool) or not isinstance(look, int) or look < 1):
+        raise SpecError(
+            f"look= is a whole number of axes of at least 1, or None for all, not {look!r}"
         )
 
 
-def _worth_trying(prices: Sequence[float], now: float) -> list[int]:
-    """Return the places of the candidates that are cheaper, cheapest first; all if none is."""
-    cheaper = [place for place, price in enumerate(prices) if price < now]
-    return sorted(cheaper or range(len(prices)), key=lambda place: prices[place])
+def _steps(
+    space: Space, groups: int | None, floor: Floor, kinds: Iterable[str] | None
+) -> dict[str, tuple[int, ...]]:
+    """Return the counts on the way down of the axes of some kinds; the others stay whole.
+
+    Raises:
+        SpecError: an option is none, or nothing can go.
+    """
+    chosen = {axis.name for axis in axes_of_kinds(space, kinds)}
+    steps = stairs(space, groups, floor)
+    found = {name: counts if name in chosen else counts[:1] for name, counts in steps.items()}
+    if not number_of(found):
+        names = ", ".join(repr(name) for name in list(chosen)[:4])
+        raise SpecError(
+            f"a search takes units away, but {names}{' ...' if len(chosen) > 4 else ''} have no "
+            "count below the full one that they may go to; lower floor=, give other kinds=, or the "
+            "supernet a smaller step="
+        )
+    return found
+
+
+def _limits(
+    targets: Sequence[float],
+    budgets: Sequence[float],
+    whole: float,
+    least: float,
+    reachable: bool,
+) -> list[float]:
+    """Return the costs that are wanted, in their own units.
+
+    Raises:
+        BudgetError: one is below what the floors cost.
+    """
+    wanted = [(share * whole, f"{share:.3g} of the full net") for share in targets]
+    if reachable and any(limit >= least for limit, _ in wanted):
+        wanted = [(limit, said) for limit, said in wanted if limit >= least]
+    wanted += [(budget, f"{budget:.4g}") for budget in budgets]
+    limit, said = min(wanted, default=(least, ""))
+    if limit < least:
+        raise BudgetError(
+            f"no subnet costs at most {said}: with all axes at their floors it is "
+            f"{least:.4g}, {least / whole:.3g} of the full net's; ask for more in targets= or "
+            "budgets=, or lower floor="
+        )
+    return [limit for limit, _ in wanted]
+
+
+def _worth_trying(price: Mapping[str, float], now: float) -> list[str]:
+    """Return the axes whose candidates are cheaper, cheapest first; all if none is."""
+    cheaper = [name for name in price if price[name] < now]
+    return sorted(cheaper or price, key=lambda name: price[name])
+
+
+class _Look(NamedTuple):
+    """What an axis lost when it was looked at, and in which step that was."""
+
+    loss: float
+    step: int
+
+
+def _stale_worth(last: _Look | None, saved: float, slack: float) -> float:
+    """Return what a step down an axis is worth by its last look; one without comes first."""
+    return math.inf if last is None else max(saved, 0.0) / max(last.loss, slack)
+
+
+def _looked_at(
+    names: Sequence[str], worth: Mapping[str, float], known: Mapping[str, _Look], look: int
+) -> list[str]:
+    """Return the axes to look at, in their order: the worthiest, and the one not seen longest.
+
+    Where one axis is the bottleneck of others, these lose less once it is narrow, and no look at
+    the worthiest alone would ever tell.
+    """
+    ranked = sorted(names, key=lambda name: -worth[name])
+    chosen = set(ranked[: max(1, look - 1)])
+    if look > 1:
+        chosen.add(
+            min(ranked[look - 1 :], key=lambda name: known[name].step if name in known else 0)
+        )
+    return [name for name in names if name in chosen]
 
 
 def _bargain(accuracy: float, savings: Sequence[float], slack: float) -> Worth:

@@ -51,7 +51,8 @@ class Scorer:
         net: the supernet; its weights do not change.
         held_out: batches of held-out training data, the same at every iteration, mixed (not
             sorted by class), never of the test set.
-        calibrate: training batches, of which the first 256 examples measure norm statistics.
+        calibrate: training batches, of which the first 256 examples measure norm statistics; an
+            empty list where these are to be slices of the net's.
         metric: mean score of a batch, larger is better; top-1 accuracy by default.
         race: whether `pick` drops candidates early; if not, all see the whole slice.
         precision: "auto", "float32", "bfloat16" or "float32-channels-last"; what the model does not
@@ -148,6 +149,8 @@ class Scorer:
         if self.calibration and tie is not None and not tie.full:
             with self.precise.autocast(self.device):
                 self.net.recalibrate(subnet, self.calibration)
+        elif tie is not None:
+            tie.measured = True  # slices of the net's statistics are what is wanted
         return subnet
 
     def _moved(self, part: Any) -> Any:

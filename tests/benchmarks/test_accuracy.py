@@ -12,7 +12,7 @@ from pathlib import Path
 import joint_step
 import pytest
 import torch
-from comparison import latencies, pictures, results, steps, tables, trial
+from comparison import latencies, pictures, results, steps, tables, trial, work
 from comparison.cases import BASELINE, CONTROL, LONG, OURS, PLAIN, UNIFORM_SHAPE, Case, Shape, cases
 from comparison.figures import Comparison, summary
 from comparison.protocols import BUDGETS, protocol, supernet
@@ -368,18 +368,18 @@ def test_a_folder_of_pictures_goes_through_the_same_command(accuracy, tmp_path, 
 
 
 def test_what_the_compiler_makes_is_shared_by_all_cases(accuracy, tmp_path, monkeypatch):
-    monkeypatch.setenv(accuracy.COMPILED, "")
-    monkeypatch.delenv(accuracy.COMPILED)
-    accuracy.share_compiled(TINY, tmp_path)
-    assert accuracy.COMPILED not in os.environ
-    accuracy.share_compiled(replace(TINY, compiled=True), tmp_path)
-    assert os.environ[accuracy.COMPILED] == str(tmp_path / "compiled")
+    monkeypatch.setenv(work.COMPILED, "")
+    monkeypatch.delenv(work.COMPILED)
+    work.share_compiled(TINY, tmp_path)
+    assert work.COMPILED not in os.environ
+    work.share_compiled(replace(TINY, compiled=True), tmp_path)
+    assert os.environ[work.COMPILED] == str(tmp_path / "compiled")
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     assert cache_dir() == str(tmp_path / "compiled")
-    monkeypatch.setenv(accuracy.COMPILED, "mine")
-    accuracy.share_compiled(replace(TINY, compiled=True), tmp_path)
-    assert os.environ[accuracy.COMPILED] == "mine"
+    monkeypatch.setenv(work.COMPILED, "mine")
+    work.share_compiled(replace(TINY, compiled=True), tmp_path)
+    assert os.environ[work.COMPILED] == "mine"
 
 
 def test_what_a_training_leaves_is_the_result_and_the_log_of_one_search(
@@ -395,7 +395,7 @@ def test_what_a_training_leaves_is_the_result_and_the_log_of_one_search(
         log_of(folder / trial.STATE).write_text("the log")
         return made(OURS, case=case, rows=rows_at(*[0.5] * 5)).content
 
-    monkeypatch.setattr(accuracy, "material", lambda *_: None)
+    monkeypatch.setattr(work, "material", lambda *_: None)
     monkeypatch.setattr(trial, "run", run)
     words = ["--work", str(tmp_path / "work"), "--results", str(tmp_path / "kept"), "--seeds", "0"]
     assert accuracy.main([*words, "--only", OURS]) == 0

@@ -57,6 +57,9 @@ def test_other_searches_costs_and_tuning(nestling, run):
     options = ("--by", "greedy", "--cost", "params", "--target", 0.6, "--groups", 1, "--json")
     found = json.loads(nestling("search", run, *options).out)
     assert len(found["found"]) == 1
+    options = ("--by", "greedy", "--kind", "depth", "--cost", "bytes", "--out", run / "depth.nest")
+    assert nestling("search", run, *options, "--budget", 10).failed("no subnet costs at most 10")
+    assert nestling("search", run, "--kind", "depth").failed("takes no --kind")
     said = nestling("search", run / "model.nest", "--by", "uniform", "--target", 0.5, "--json")
     assert len(json.loads(said.out)["found"]) == 1
 

@@ -44,6 +44,17 @@ def test_data_is_on_stdout_and_the_rest_on_stderr(nestling, tmp_path):
     assert "training in" in said.err
 
 
+def test_a_nested_training(nestling, tmp_path, unmeasured):
+    words = ("train", "--model", "mlp", "--arg", "in_features=64", "--arg", "hidden=[16,16]")
+    words += ("--data", "digits", "--threads", 1, "--method", "nested", "--epochs", 1)
+    options = ("--option", 'kinds=["neurons"]', "--option", "fractions=[1.0,0.6]")
+    said = nestling(*words, *options, "--out", tmp_path / "run", "--json")
+    assert said.code == 0, said
+    whole, cut = (entry["spec"] for entry in json.loads(said.out)["menu"])
+    assert any(cut[name] < whole[name] for name in whole)
+    assert nestling(*words, "--option", 'kinds=["depth"]').failed("'depth', but no axis")
+
+
 def test_a_narrowed_training(nestling, tmp_path, monkeypatch):
     from nestling.costs.latency import Ratio
 

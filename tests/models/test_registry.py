@@ -23,6 +23,7 @@ SMALL = {
     "resnet20": (IMAGE, {"width": 8, "shortcut": "zero_pad"}, {"width": 5}),
     "resnet50": (IMAGE, {"width": 4, "shortcut": "zero_pad"}, {"width": 3}),
     "resnet56": (IMAGE, {"width": 4, "shortcut": "projection"}, {"width": 3}),
+    "resnext29": (IMAGE, {"width": 4, "path_width": 2, "paths": 4}, {"width": 3}),
     "vgg11_bn": (IMAGE, {"width": 8}, {"width": 5}),
     "vgg16_bn": (IMAGE, {"width": 8}, {"width": 5}),
     "vgg19_bn": (IMAGE, {"width": 8}, {"width": 5}),

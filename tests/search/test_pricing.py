@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import nestling
-from nestling import ModelError, models
+from nestling import ModelError, models, search
 from nestling.search import conduct, greedy, measured_latency
 
 
@@ -36,3 +36,16 @@ def test_a_search_by_latency_meets_its_target(wide):
 def test_a_batch_is_a_number(wide):
     with pytest.raises(ModelError, match="batch="):
         measured_latency(wide, batch=0)
+
+
+def test_costs_by_name(wide):
+    assert {"bytes", "macs", "params"} < set(search.costs())
+    assert search.costs()[-1] == "latency"
+    assert "memory" not in search.costs()
+    spec = wide.space.spec(width=0.5)
+    for name in search.costs()[:-1]:
+        counted = getattr(wide.space, name)
+        assert search.cost_of(wide, name)(spec) == counted(spec) < counted(wide.space.full)
+    assert 0 < search.cost_of(wide, "latency", 2)(spec) < 1000
+    with pytest.raises(ModelError, match="unknown cost 'mac'; did you mean 'macs'"):
+        search.cost_of(wide, "mac")

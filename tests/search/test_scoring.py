@@ -29,6 +29,16 @@ def test_the_accuracy_is_that_of_a_recalibrated_subnet(digits):
         assert score(spec) == score(spec)
 
 
+def test_without_calibration_statistics_are_slices_of_the_nets(digits):
+    net, _, held_out = digits
+    score = Scorer(net, held_out, calibrate=[])
+    for spec in some_specs(net.space):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", nestling.UncalibratedWarning)
+            expected = evaluate(net.subnet(spec), held_out)
+        assert score(spec) == pytest.approx(expected, abs=1e-9)  # and it warns of nothing
+
+
 def test_it_equals_evaluate_bit_for_bit_without_norms(small):
     net = nestling.Supernet(small.seeded(small.Mlp), torch.randn(2, 6), step=1)
     generator = torch.Generator().manual_seed(0)

@@ -287,6 +287,98 @@ def test_among_losses_within_the_slack_the_largest_saving_is_taken(three):
     assert exact[1].spec == {"one": 8, "two": 7}
 
 
+def test_greedy_cuts_axes_of_the_kinds_alone(deep, made_up):
+    found = conduct(greedy(deep.space, kinds=["depth"]), deep, score=made_up(deep.space))
+    assert len(found) == 4  # three stages of two blocks
+    for name, axis in deep.space.axes.items():
+        assert {spec[name] for spec, _ in found} == (
+            {1, 2} if axis.kind == "depth" else {axis.size}
+        )
+
+
+def test_budgets_are_in_the_costs_own_units(deep, made_up):
+    score, whole = made_up(deep.space), deep.space.bytes(deep.space.full)
+    by_share = conduct(
+        greedy(deep.space, targets=(0.6, 0.3)), deep, score=score, cost=deep.space.bytes
+    )
+    budgets = (0.6 * whole, 0.3 * whole)
+    same = conduct(greedy(deep.space, budgets=budgets), deep, score=score, cost=deep.space.bytes)
+    assert same == by_share
+    assert deep.space.bytes(same[0].spec) <= budgets[0] < whole
+
+
+def test_targets_out_of_reach_are_passed_over_where_that_is_asked_for(deep, made_up):
+    score = made_up(deep.space)
+    make = greedy(deep.space, kinds=["depth"], targets=(0.7, 0.01), reachable=True)
+    (found,) = conduct(make, deep, score=score)
+    assert deep.space.macs(found.spec) <= 0.7 * deep.space.macs(deep.space.full)
+    for options in ({"targets": (0.01,)}, {"targets": (0.7,), "budgets": (1,)}):
+        with pytest.raises(BudgetError, match="with all axes at their floors"):
+            conduct(greedy(deep.space, reachable=True, **options), deep, score=score)
+
+
+def test_a_search_that_looks_at_few_asks_for_few_and_loses_little(deep, scores):
+    """As many evaluations as steps, times the number; against looking at all of them."""
+    for make_score in scores.values():
+        score, asked = make_score(deep.space), []
+
+        def counted(spec, score=score, asked=asked):
+            asked.append(spec)
+            return score(spec)
+
+        chain = conduct(greedy(deep.space, groups=4, look=3), deep, score=counted)
+        axes, steps = len(deep.space.axes), len(chain) - 1
+        assert len(asked) <= 3 * steps + axes + 1 < axes * steps / 2
+        whole = conduct(greedy(deep.space, groups=4), deep, score=score)
+        assert len(whole) == len(chain)
+        at = [deep.space.macs(deep.space.full) * share for share in (0.7, 0.4, 0.2)]
+        best = [
+            [max(f.accuracy for f in each if deep.space.macs(f.spec) <= limit) for limit in at]
+            for each in (chain, whole)
+        ]
+        assert sum(best[0]) > sum(best[1]) - 3 * 0.03, make_score.__name__
+
+
+def test_looking_at_few_is_the_same_where_every_loss_grows(deep, scores):
+    """Where returns diminish and no loss depends on another axis, what was known stays true."""
+    axes = deep.space.axes
+
+    def cost(spec):  # linear: a step always saves what it saved when it was last looked at
+        return sum(spec[name] / axis.size for name, axis in axes.items())
+
+    for seed in range(3):
+        score = scores["separable"](deep.space, seed)
+        few, every_axis = (
+            conduct(
+                greedy(deep.space, kinds=["channels"], groups=4, slack=1e-9, look=look),
+                deep,
+                score=score,
+                cost=cost,
+            )
+            for look in (6, None)
+        )
+        assert few[-1] == every_axis[-1]
+        gaps = [one.accuracy - other.accuracy for one, other in zip(few, every_axis, strict=True)]
+        assert min(gaps) > -1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"look": 0}, "look= is a whole number of axes"),
+        ({"look": 0.5}, "look="),
+        ({"budgets": 5}, "budgets= lists costs"),
+        ({"budgets": (0,)}, "budgets= lists costs"),
+        ({"budgets": ("1e6",)}, "budgets= lists costs"),
+        ({"kinds": ["paths"]}, "no axis of this net is of that kind"),
+        ({"kinds": ["depth"], "floor": 1.0}, "no count below the full one"),
+    ],
+)
+def test_bad_options_of_greedy(deep, options, message):
+    with pytest.raises(SpecError, match=message):
+        next(greedy(deep.space, **options))
+
+
 def test_budgets_that_cannot_be_met(tiny):
     score = lambda spec: 0.5  # noqa: E731
     with pytest.raises(BudgetError, match="at their floors"):

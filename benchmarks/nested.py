@@ -1,0 +1,158 @@
+"""Fully nested nets: each kind of units alone, against its rival, and all kinds together.
+
+    python benchmarks/nested.py --data-dir FOLDER                     # short protocol, on the CPU
+    python benchmarks/nested.py --part channels depth                 # some parts
+    python benchmarks/nested.py --protocol full --part channels       # full protocol, on a GPU
+    python benchmarks/nested.py --list                                # the cases and their states
+    python benchmarks/nested.py --only 'channels*'                    # some cases, variants too
+    python benchmarks/nested.py --slice 2/4 --minutes 9               # a part; stops and goes on
+    python benchmarks/nested.py --summary                             # a line of JSON for each part
+    python benchmarks/nested.py --tables                              # docs/nested.md
+
+The parts: `channels` of ResNet-20 against Universally Slimmable, at equal epochs (a step of ordered
+dropout is one pass, theirs is four) and at equal compute; `depth` of ResNet-56, `neurons` of an MLP
+on Fashion-MNIST and `paths` of a small ResNeXt, against the share that is removed; `all` kinds of
+that ResNeXt together against each alone. Every case keeps its state in a work folder and its result
+in `benchmarks/results/nested/`. The same command goes on where it was stopped, and passes over what
+is kept. Protocols, trials and results are those of `accuracy.py`; `nesting/` says the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from comparison import trial
+from comparison.cases import chosen, parse_part
+from comparison.figures import Comparison
+from comparison.protocols import PROTOCOLS, Protocol
+from comparison.results import groups
+from comparison.work import UNFINISHED, listed, share_compiled, train
+from nesting import tables
+from nesting.figures import summary
+from nesting.parts import PARTS, Part, cases, part_of, parts_in, protocol_of
+
+from nestling.errors import ModelError, NestlingError
+from nestling.interruption import Interrupted
+
+KEPT = Path(__file__).resolve().parent / "results" / "nested"
+WORK = Path("runs") / "nested"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+def page() -> str:
+    """Return the tables of the kept results, for docs/generate.py."""
+    return tables.page(KEPT)
+
+
+def document() -> None:
+    """Write the tables of docs/nested.md anew."""
+    place = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    assert place is not None
+    assert place.loader is not None
+    generate = importlib.util.module_from_spec(place)
+    place.loader.exec_module(generate)
+    written = DOCS / "nested.md"
+    written.write_text(generate.filled(written.read_text()))
+    print(f"written: {written}")
+
+
+def summaries(folder: Path) -> list[str]:
+    """Return a line of JSON for each part that the kept results answer."""
+    lines = []
+    for group in groups(folder).values():
+        found = Comparison(group)
+        for part in parts_in(found.labels, found.settings["net"]):
+            lines.append(json.dumps(summary(part, found)))
+    return lines
+
+
+def settings(part: Part, options: argparse.Namespace) -> Protocol:
+    """Return the protocol of a part with what the options change."""
+    names = ("data", "epochs", "batch", "pictures", "held_out", "threads", "lr", "device")
+    changes = {name: getattr(options, name) for name in names}
+    # Every step draws another subnet, so that nothing that is compiled would be used again.
+    changes["compiled"] = False
+    changes["seeds"] = tuple(options.seeds) if options.seeds else None
+    return protocol_of(part, options.protocol, **changes)
+
+
+def work(options: argparse.Namespace) -> int:
+    """List or train the cases of the wanted parts; return the exit status."""
+    status, matched = 0, False
+    for part in [part_of(name) for name in options.part or PARTS]:
+        of = settings(part, options)
+        every = cases(part, of)
+        if options.list:
+            print(listed(of, every, options))
+            continue
+        try:
+            wanted = chosen(every, only=options.only, part=parse_part(options.slice))
+        except ModelError:
+            if options.part or not options.only:
+                raise
+            continue  # what was asked for is of another part
+        matched = True
+        torch.set_num_threads(of.threads)
+        share_compiled(of, options.work)
+        status = train(of, every, wanted, options) or status
+    if not matched and not options.list:
+        raise ModelError(f"no part has a case called {options.only}; --list shows all")
+    return status
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the options of the command."""
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--part", nargs="+", metavar="NAME", help=f"some of {', '.join(PARTS)}")
+    made.add_argument("--protocol", default="short", help=f"one of {', '.join(PROTOCOLS)}")
+    made.add_argument("--data", help="a data set of nestling.data; the part's by default")
+    made.add_argument("--data-dir", help="folder of the data sets")
+    for name in ("epochs", "batch", "pictures", "held-out", "threads"):
+        made.add_argument(f"--{name}", type=int, help="instead of the protocol's")
+    made.add_argument("--lr", type=float, help="instead of the protocol's")
+    made.add_argument("--device", help="instead of the protocol's")
+    made.add_argument("--seeds", type=int, nargs="+", help="only these")
+    made.add_argument("--only", nargs="+", metavar="LABEL", help="only these cases, or patterns")
+    made.add_argument("--slice", default="1/1", metavar="I/N", help="the I-th of N slices")
+    made.add_argument("--minutes", type=float, help="stop, saved, before so many are over")
+    made.add_argument(
+        "--any-commit", action="store_true", help="go on with what other code began; both are named"
+    )
+    made.add_argument("--work", type=Path, default=WORK, help="where trainings keep their state")
+    made.add_argument("--results", type=Path, default=KEPT, help="where results are kept")
+    made.add_argument("--list", action="store_true", help="print the cases and their states")
+    made.add_argument("--tables", action="store_true", help="write the tables of docs/nested.md")
+    made.add_argument("--summary", action="store_true", help="print the kept figures as JSON")
+    return made
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Do what the options ask for; return the exit status."""
+    options = parser().parse_args(words)
+    try:
+        if options.summary:
+            print("\n".join(summaries(options.results)))
+            return 0
+        if options.tables:
+            document()
+            return 0
+        with trial.stopping_after(options.minutes):
+            return work(options)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return UNFINISHED
+    except NestlingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

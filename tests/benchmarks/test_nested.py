@@ -1,0 +1,235 @@
+"""The comparison of nested kinds: parts, figures, tables and the command."""
+
+import importlib.util
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from comparison import protocols, results, trial
+from comparison.cases import BASELINE, PLAIN, Case
+from comparison.figures import Comparison
+from comparison.protocols import supernet
+from conftest import FOLDER
+from made_results import TINY, made
+from nesting import figures, parts, tables
+from nesting.parts import ALL, EQUAL, METHOD, PARTS, Part, protocol_of
+
+import nestling
+from nestling.errors import ModelError
+from nestling.objectives import draws_of
+
+
+@pytest.fixture(scope="module")
+def nested():
+    spec = importlib.util.spec_from_file_location("nested_benchmark", FOLDER / "nested.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def result(label, rows, seed=0, **more):
+    """A result without a training: rows of (counts, macs, held-out, test) of axes a, b, c."""
+    options = {} if label == ALL else {"kinds": [label.partition(",")[0]]}
+    method = "uniform" if label == BASELINE else METHOD
+    found = made(label, seed, case=Case(label, method, options, seed), **more)
+    content = dict(found.content)
+    content["axes"], content["kinds"] = ["a", "b", "c"], ["channels", "channels", "depth"]
+    content["trained"] = more.get("trained", 5)
+    content["subnets"] = [
+        {"name": f"m{n}", "counts": counts, "macs": macs, "params": 1}
+        | {"held_out": held_out, "test": test}
+        for n, (counts, macs, held_out, test) in enumerate(rows)
+    ]
+    return results.Result(content)
+
+
+def front(label, tests, seed=0, **more):
+    """The full net and one subnet at each share of the grid, with these test accuracies."""
+    shares = (1.0, *figures.GRID)
+    rows = [
+        ([8, 8, 4], round(1000 * share), test, test)
+        for share, test in zip(shares, tests, strict=True)
+    ]
+    return result(label, rows, seed, **more)
+
+
+# -- parts -----------------------------------------------------------------------------------------
+
+
+def test_parts_are_those_of_the_papers_comparison():
+    asked = {name: (part.net, part.data, part.labels) for name, part in PARTS.items()}
+    assert asked["depth"] == ("resnet56", "cifar10", ("depth",))
+    assert asked["neurons"] == ("mlp", "fashion-mnist", ("neurons",))
+    assert asked["paths"] == ("resnext29", "cifar10", ("paths",))
+    assert asked["all"] == ("resnext29", "cifar10", (ALL, "channels", "paths", "depth"))
+    assert [name for name, part in PARTS.items() if part.rival] == ["channels"]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_case_has_a_name_of_its_own_and_options_of_its_method(name):
+    part = PARTS[name]
+    of = protocol_of(part, "short", seeds=(0, 1))
+    assert (of.net, of.data, of.folder) == (part.net, part.data, f"short-{part.data}-{part.net}")
+    every = parts.cases(part, of)
+    assert len({case.name for case in every}) == len(every)
+    labels = [case.label for case in every]
+    for case in every:
+        assert all(labels.index(label) >= 0 for label in case.needs)
+        kinds = case.options.get("kinds", [])
+        assert not kinds or case.label.startswith(kinds[0])
+        recipe = nestling.methods.find(case.method)
+        assert set(case.options) <= set(nestling.methods.options(recipe))
+    if part.rival:
+        assert {BASELINE, PLAIN, part.labels[0] + EQUAL} < set(labels)
+    assert PLAIN in labels
+
+
+def test_equal_compute_is_that_of_the_rival():
+    (long,) = [
+        case
+        for case in parts.cases(
+            PARTS["channels"], protocol_of(PARTS["channels"], "short", seeds=(0,))
+        )
+        if case.equals
+    ]
+    assert (long.label, long.compute, long.equals) == ("channels" + EQUAL, BASELINE, ("channels",))
+    assert set(long.needs) == {BASELINE, "channels"}
+    kept = {
+        BASELINE: made(BASELINE, seconds={"sandwich": 400.0}),
+        "channels": made("channels", seconds={"ordered dropout": 80.0, "search": 40.0}),
+    }
+    needed = type("Needed", (), {"__getitem__": lambda _, label: kept[label]})()
+    net = supernet(TINY, (1, 8, 8), 10)
+    _, epochs = trial._settled(long, net, needed, 10)
+    assert epochs == 45  # 8 seconds an epoch and 40 of the search, in 400
+
+
+def test_unknown_parts():
+    with pytest.raises(ModelError, match="unknown part 'dept'; did you mean 'depth'"):
+        parts.part_of("dept")
+
+
+# -- figures ---------------------------------------------------------------------------------------
+
+
+def test_shares_removed_are_those_of_the_nested_kinds():
+    rows = [([8, 8, 4], 1000, 0.9, 0.91), ([4, 6, 4], 600, 0.8, 0.81), ([2, 2, 4], 200, 0.5, 0.51)]
+    one = result("channels", rows)
+    assert [figures.removed(one, row) for row in one.rows] == [0, 6 / 16, 12 / 16]
+    everything = result(ALL, [([8, 8, 4], 1000, 0.9, 0.9), ([8, 8, 2], 700, 0.8, 0.8)])
+    assert figures.removed(everything, everything.rows[1]) == pytest.approx(2 / 20)
+    found = figures.by_share_removed(Comparison([one]), "channels")
+    reached = {share: each and each.mean for share, each in found.items()}
+    assert reached == {0.0: 0.91, 0.25: 0.81, 0.5: 0.51, 0.65: 0.51, 0.75: 0.51}
+    missing = figures.by_share_removed(Comparison([result("channels", rows[:2])]), "channels")
+    assert missing[0.5] is None
+
+
+def test_the_joint_front_dominates_where_no_single_one_is_above():
+    high, low = [0.9, 0.9, 0.8, 0.7, 0.6, 0.5], [0.9, 0.8, 0.8, 0.65, 0.6, 0.4]
+    part = PARTS["all"]
+    every = [front(ALL, high), front("channels", low), front("paths", low)]
+    short = front("depth", low)
+    cut = {**short.content, "subnets": short.content["subnets"][:3]}  # depth reaches no further
+    found = Comparison([*every, results.Result(cut)])
+    line = figures.summary(part, found)
+    assert line["joint_dominates"] is True
+    assert line["least_lead_over"] == {"channels": 0.0, "paths": 0.0, "depth": 0.0}
+    assert list(figures.lead(found, "depth")) == [0.9, 0.75]
+    better = [*low[:3], 0.71, *low[4:]]
+    found = Comparison([*every[:2], front("paths", better), results.Result(cut)])
+    line = figures.summary(part, found)
+    assert line["joint_dominates"] is False
+    assert line["least_lead_over"]["paths"] == pytest.approx(-1.0)
+
+
+def test_gains_over_the_rival_and_over_seeds():
+    part = PARTS["channels"]
+    group = []
+    for seed in (0, 1):
+        group += [
+            front(BASELINE, [0.9, 0.9, 0.8, 0.7, 0.6, 0.5], seed, trained=7),
+            front("channels", [0.9, 0.9, 0.8, 0.7, 0.6, 0.5 + 0.04 * seed], seed, trained=900),
+            front("channels" + EQUAL, [0.95, 0.95, 0.85, 0.75, 0.65, 0.55], seed),
+        ]
+    line = figures.summary(part, Comparison(group))
+    assert line["seeds"] == 2
+    assert line["mean_gain_over_us_equal_epochs"] == pytest.approx(0.5)
+    assert line["mean_gain_over_us_equal_compute"] == pytest.approx(5.0)
+    assert (line["nets_trained"], line["nets_trained_by_us"]) == (900, 7)
+
+
+def test_what_is_not_known_is_left_open():
+    part = PARTS["channels"]
+    line = figures.summary(part, Comparison([front("channels", [0.9] * 6)]))
+    assert line["mean_gain_over_us_equal_epochs"] is None
+    assert line["nets_trained_by_us"] is None
+    assert figures.dominates({"depth": {}}) is None
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny_part(monkeypatch):
+    part = Part("channels", "small", "digits", ("channels",), rival=True)
+    monkeypatch.setitem(PARTS, "channels", part)
+    monkeypatch.setitem(protocols.PROTOCOLS, "tiny", replace(TINY, shares=(1.0,)))
+    return part
+
+
+def test_from_end_to_end(nested, tiny_part, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(parts, "DENSE", (1.0, 0.5, 0.25))
+    words = ["--protocol", "tiny", "--part", "channels", "--seeds", "0"]
+    words += ["--results", str(tmp_path / "kept"), "--work", str(tmp_path / "work")]
+    threads = torch.get_num_threads()
+    assert nested.main([*words, "--list"]) == 0
+    assert "channels, equal compute" in capsys.readouterr().out
+    assert nested.main(words) == 0
+    torch.set_num_threads(threads)
+    capsys.readouterr()
+    assert nested.main(["--summary", "--results", str(tmp_path / "kept")]) == 0
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (line["part"], line["protocol"], line["net"]) == ("channels", "tiny", "small")
+    assert line["mean_gain_over_us_equal_compute"] is None  # this net is never as small as 15 %
+    (group,) = results.groups(tmp_path / "kept").values()
+    found = Comparison(group)
+    assert set(found.labels) == {PLAIN, BASELINE, "channels", "channels" + EQUAL}
+    assert found.gain("channels" + EQUAL, BASELINE, [0.5]) is not None
+    ours = found["channels", 0]
+    net = supernet(TINY, (1, 8, 8), 10)
+    assert ours.content["trained"] == draws_of(net.space, kinds=["channels"]).number
+    assert {"ordered dropout", "search"} <= set(ours.seconds)
+    assert ours.updates == 1
+    left = found[BASELINE, 0].spent - ours.seconds["search"]
+    an_epoch = (ours.spent - ours.seconds["search"]) / ours.epochs
+    assert found["channels" + EQUAL, 0].epochs == max(1, round(left / an_epoch))
+    page = tables.page(tmp_path / "kept")
+    assert "| channels, equal compute |" in page
+    assert "Search, of the time" in page
+    assert nested.main([*words, "--only", "chanels*"]) == 1
+    assert "no case is called 'chanels*'" in capsys.readouterr().err
+
+
+def test_mistakes(nested, capsys):
+    assert nested.main(["--part", "width"]) == 1
+    assert "unknown part 'width'" in capsys.readouterr().err
+    assert nested.main(["--only", "nothing"]) == 1
+    assert "no part has a case called" in capsys.readouterr().err
+    assert nested.main(["--part", "depth", "--slice", "5/4"]) == 1
+    assert "--part is i/n" in capsys.readouterr().err
+
+
+def test_tables_of_every_part():
+    full = [0.9, 0.9, 0.8, 0.7, 0.6, 0.5]
+    every = [front(label, full) for label in PARTS["all"].labels]
+    own = {"kinds": ["channels", "paths", "depth"]}
+    group = [
+        results.Result({**each.content, **own, "protocol": {**each.settings, "net": "resnext29"}})
+        for each in every
+    ]
+    page = tables.section(group)
+    assert "All kinds together" in page
+    assert "nowhere below" in page
+    assert "with a share of them removed" in page  # the part "paths" is answered too
