@@ -5,10 +5,9 @@ an ordinary module that runs at its own cost, so a deployed program trades accur
 latency, memory and computation in microseconds.
 """
 
-from nestling import axes, costs, data, methods, models, objectives, rankers, search
-from nestling.engine import Engine
 from nestling import axes, costs, data, exporters, methods, models, objectives, rankers, search
 from nestling.bits import Bits
+from nestling.engine import Engine
 from nestling.entry import Entry
 from nestling.errors import (
     BudgetError,
