@@ -51,7 +51,8 @@ def progressive(
     Args:
         run: what the training is made of.
         fractions: shares of the full net's MACs that the menu shall have: for each, the list's
-            largest member at or below it, beside the full net.
+            largest member at or below it, beside the full net. Members smaller than the smallest of
+            these are not trained.
         rank_by: name of the ranker; None keeps the units in their present order. With one that does
             not train, such as "l1", the full net is trained first.
         rank_epochs: of the full net's training before the search, in which rankers that train find
@@ -93,7 +94,8 @@ def progressive(
     run.reorder(orders)
     found = searched(run, search, slice_, search_options or {})
     members = [run.net.space.full, *(each.spec for each in found)]
-    named = names_for(run.net, offered(run.net.space, members, fractions))
+    wanted = offered(run.net.space, members, fractions)
+    named = names_for(run.net, wanted)
     missed = [each for each in fractions if each < _least(run.net.space, members)]
     if missed:
         run.reporter.say(
@@ -102,7 +104,7 @@ def progressive(
         )
     if start == "given":
         run.refill(given)
-    subnets = joint.train(run, members)
+    subnets = joint.train(run, _not_below(run.net.space, members, wanted))
     return {name: (spec, subnets[spec]) for name, spec in named.items()}
 
 
@@ -131,6 +133,17 @@ def offered(space: Space, members: Sequence[Spec], fractions: Sequence[float]) -
             "search's floor"
         )
     return sorted(chosen, key=space.macs, reverse=True)
+
+
+def _not_below(space: Space, members: Sequence[Spec], wanted: Sequence[Spec]) -> list[Spec]:
+    """Return the members that are not smaller than the smallest wanted one.
+
+    The smallest of the list trains in every step. The end of a chain, with all axes at their
+    floors, may have 2 % of the full net's MACs; a quarter of the updates would go into a net that
+    nobody asked for, and the others would pay for it.
+    """
+    least = min(map(space.macs, wanted))
+    return [spec for spec in members if space.macs(spec) >= least]
 
 
 def _least(space: Space, members: Sequence[Spec]) -> float:

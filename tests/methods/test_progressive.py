@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import nestling
 from nestling import BudgetError, DataError, ModelError, SpecError
 from nestling.binding import binding
+from nestling.joint import Joint
 from nestling.methods.progressive import offered, progressive
 from nestling.objectives import soft_cross_entropy
 from nestling.search import stage
@@ -119,6 +120,20 @@ def test_the_whole_menu_is_of_the_list(story, tmp_path):
     assert log["options"]["groups"] == 2
     assert log["order"] == net.order
     assert menu.order == net.order
+
+
+def test_nothing_smaller_than_the_smallest_offered_is_trained(story, monkeypatch):
+    listed, train = [], Joint.train
+
+    def noted(joint, run, members):
+        listed.append([run.net.space.macs(spec) for spec in members])
+        return train(joint, run, members)
+
+    monkeypatch.setattr(Joint, "train", noted)
+    for fractions in ((1.0, 0.6), (1.0, 0.6, 0.2)):
+        _, menu = story("progressive", fractions=fractions, **QUICK)()
+        assert min(listed[-1]) == menu.entries[-1].macs
+    assert set(listed[0]) < set(listed[1])
 
 
 def test_own_norms_are_in_the_menu(story, small, tmp_path):
