@@ -44,10 +44,11 @@ def begin(policy: Policy, rung: int | None = None) -> State:
     forecast = policy.forecast
     factors = (1.0,) * len(forecast.names)
     if rung is None:
+        judge = (policy if policy.moment is None else policy.moment(0.0)).judge
         fitting = [
             place
             for place in range(forecast.top + 1)
-            if policy.judge(place, RISE, RISE * SPREAD, 1, 0.0, 0.0, 1.0)[0]
+            if judge(place, RISE, RISE * SPREAD, 1, 0.0, 0.0, 1.0)[0]
         ]
         rung = max(fitting, default=0)
     return State(
