@@ -29,7 +29,7 @@ CALM = 0.2  # holds for which a better entry must fit before it is chosen
 FACTORS = 0.2, 100.0  # bounds of the correction
 SPREAD, SPREADS = 1.25, (1.05, 4.0)  # before anything was seen; bounds
 WIDER = 0.08  # growth of the spread at a call slower than it
-WARIER, WARIEST = 0.04, 2.0  # growth of the caution at a late request; its bound
+WARIER, WARIEST = 0.08, 2.0  # growth of the caution at a late request; its bound
 MANY = 4  # late requests of one step that count
 MISTAKE, PATIENCE = 4.0, 16.0  # holds after which going up was none; most patience
 

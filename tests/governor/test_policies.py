@@ -112,7 +112,7 @@ def test_late_answers_make_it_cautious_and_good_ones_ease_it():
     for number in range(3):
         state, _ = step(state, Reading(0.1 * number, 1, answered=5, late=1, rung=3))
     wary = state.caution
-    assert wary == pytest.approx(1.12)
+    assert wary == pytest.approx(1.24)
     for number in range(3, 200):
         state, _ = step(state, Reading(0.1 * number, 1, answered=5, rung=3))
     assert 1 < state.caution < wary
