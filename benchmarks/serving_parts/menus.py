@@ -12,9 +12,12 @@ from torch import Tensor
 import nestling
 from nestling.data import Dataset
 from nestling.data.dataset import Part
+from nestling.engine.figures import known_batches
+from nestling.profile import beside
 from nestling.runtime import LoadedModel
 
 BATCHES = (1, 2, 4, 8, 16)
+SECONDS = 1.0  # longest time to measure one subnet at one batch
 TEST = 2000  # test pictures that subnets are scored with and that requests send
 
 
@@ -90,18 +93,23 @@ def train(of: Recipe, path: Path, data_dir: str | None = None) -> None:
     replace(menu, facts={**menu.facts, **facts}).save(path)
 
 
-def serve(path: Path, of: Recipe, data_dir: str | None = None, seconds: float = 0.5) -> Served:
+def serve(path: Path, of: Recipe, data_dir: str | None = None, *, anew: bool = False) -> Served:
     """Load a menu, measure it and score it.
+
+    What was measured is kept beside the file, so that all trials have one profile and with it one
+    objective.
 
     Args:
         path: of the file.
         of: the recipe; of a file of another origin, its data set alone counts.
         data_dir: folder of the data sets.
-        seconds: longest time to measure one subnet at one batch.
+        anew: measure again what is kept.
     """
     model = nestling.load(path, packed=True)
     for batch in BATCHES:
-        model = model.measured(batch, seconds=seconds)
+        if anew or batch not in known_batches(model):
+            model = model.measured(batch, seconds=SECONDS)
+            model.menu.profile.save(beside(path))
     data = nestling.data.load(of.data, data_dir)
     pictures, labels = _test(data)
     accuracy = {}

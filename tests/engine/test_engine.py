@@ -320,12 +320,18 @@ def test_a_worker_that_is_stuck_is_replaced(model, gate, monkeypatch):
     monkeypatch.setattr(worker, "MANY", 1.0)
     x = torch.randn(6)
     with nestling.Engine(model, "fixed", run=gate) as engine:
+        old = engine._worker
         stuck = held(engine, gate, x)
         waiting = engine.submit(x)
         assert "stuck" in str(stuck.exception(LONG))
+        monkeypatch.setattr(worker, "STUCK", LONG)
         gate.open.set()  # the old worker comes back, and counts for nothing
+        old.thread.join(LONG)
         assert waiting.result(LONG) is not None
-        assert engine.sight().counts.revived >= 1
+        engine(x)
+        counts = engine.sight().counts
+        assert counts.revived >= 1
+        assert counts.answered + counts.failed == 3
 
 
 def test_closing(model, gate):
