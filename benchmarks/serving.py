@@ -2,6 +2,7 @@
 
     python benchmarks/serving.py --data-dir FOLDER              # all scenarios and policies
     python benchmarks/serving.py --only 'bursty*' --policies governor largest
+    python benchmarks/serving.py --measure --again              # on a quiet machine, all anew
     python benchmarks/serving.py --loadgen                      # MLCommons LoadGen's scenarios
     python benchmarks/serving.py --costs                        # engine, governor, memory
     python benchmarks/serving.py --list                         # trials and their states
@@ -94,7 +95,7 @@ def opened(options: argparse.Namespace) -> menus.Served:
     if not options.menu.exists():
         print(f"training {recipe}", flush=True)
         menus.train(recipe, options.menu, options.data_dir)
-    return menus.serve(options.menu, recipe, options.data_dir)
+    return menus.serve(options.menu, recipe, options.data_dir, anew=options.measure)
 
 
 def described(served: menus.Served, options: argparse.Namespace) -> dict[str, Any]:
@@ -151,6 +152,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--only", nargs="+", metavar="SCENARIO", help="these, or patterns")
     made.add_argument("--policies", nargs="+", default=rivals.POLICIES, choices=rivals.POLICIES)
     made.add_argument("--again", action="store_true", help="also what is kept already")
+    made.add_argument("--measure", action="store_true", help="measure the menu anew before")
     made.add_argument("--loadgen", action="store_true", help="run LoadGen's scenarios")
     made.add_argument("--queries", type=int, default=loadgen.QUERIES, help="of LoadGen's Server")
     made.add_argument("--costs", action="store_true", help="measure engine, governor and memory")

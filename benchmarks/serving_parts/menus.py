@@ -12,9 +12,12 @@ from torch import Tensor
 import nestling
 from nestling.data import Dataset
 from nestling.data.dataset import Part
+from nestling.engine.figures import known_batches
+from nestling.profile import beside
 from nestling.runtime import LoadedModel
 
 BATCHES = (1, 2, 4, 8, 16)
+SECONDS = 1.0  # longest time to measure one subnet at one batch
 TEST = 2000  # test pictures that subnets are scored with and that requests send
 
 
@@ -25,6 +28,7 @@ class Recipe:
     Attributes:
         net: a builder of `nestling.models`.
         data: a data set of `nestling.data`.
+        step: between two counts of an axis; smaller than usual, for subnets of very few MACs.
         pictures: to train on.
         held_out: to measure the menu's accuracies with.
         epochs: passes over the pictures.
@@ -35,11 +39,12 @@ class Recipe:
 
     net: str = "resnet20"
     data: str = "fashion-mnist"
-    pictures: int = 6000
+    step: int = 2
+    pictures: int = 4000
     held_out: int = 2000
-    epochs: int = 6
-    batch: int = 64
-    fractions: tuple[float, ...] = (1.0, 0.6, 0.35, 0.2, 0.1, 0.04)
+    epochs: int = 4
+    batch: int = 32
+    fractions: tuple[float, ...] = (1.0, 0.5, 0.2, 0.08, 0.03, 0.01)
     seed: int = 0
 
 
@@ -70,7 +75,7 @@ def train(of: Recipe, path: Path, data_dir: str | None = None) -> None:
     torch.manual_seed(of.seed)
     builder = getattr(nestling.models, of.net)
     model = builder(num_classes=len(data.classes), in_channels=data.shape[0])
-    net = nestling.Supernet(model, torch.randn(1, *data.shape))
+    net = nestling.Supernet(model, torch.randn(1, *data.shape), step=of.step)
     path.parent.mkdir(parents=True, exist_ok=True)
     menu = nestling.fit(
         net,
@@ -88,18 +93,23 @@ def train(of: Recipe, path: Path, data_dir: str | None = None) -> None:
     replace(menu, facts={**menu.facts, **facts}).save(path)
 
 
-def serve(path: Path, of: Recipe, data_dir: str | None = None, seconds: float = 0.5) -> Served:
+def serve(path: Path, of: Recipe, data_dir: str | None = None, *, anew: bool = False) -> Served:
     """Load a menu, measure it and score it.
+
+    What was measured is kept beside the file, so that all trials have one profile and with it one
+    objective.
 
     Args:
         path: of the file.
         of: the recipe; of a file of another origin, its data set alone counts.
         data_dir: folder of the data sets.
-        seconds: longest time to measure one subnet at one batch.
+        anew: measure again what is kept.
     """
     model = nestling.load(path, packed=True)
     for batch in BATCHES:
-        model = model.measured(batch, seconds=seconds)
+        if anew or batch not in known_batches(model):
+            model = model.measured(batch, seconds=SECONDS)
+            model.menu.profile.save(beside(path))
     data = nestling.data.load(of.data, data_dir)
     pictures, labels = _test(data)
     accuracy = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from comparison.results import commit, versions
 from nestling import container
 from nestling.profile import machine
 
-KEPT = Path(__file__).resolve().parent.parent / "results" / "serving"
+BENCHMARKS = Path(__file__).resolve().parent.parent
+KEPT = BENCHMARKS / "results" / "serving"
 COSTS = "costs"
 FIELDS = (
     "scenario", "policy", "attained", "mean_accuracy", "p99_ms", "objective_ms", "queries", "late",
@@ -59,11 +61,15 @@ def name_of(found: Mapping[str, Any]) -> str:
     return f"{scenario}-{found['load']}"
 
 
-def summary(folder: Path = KEPT) -> list[dict[str, Any]]:
+def summary(folder: Path = KEPT, benchmarks: Path = BENCHMARKS) -> list[dict[str, Any]]:
     """Return a row for each trial and one for the engine itself.
 
     Speed-ups of subnets and the choice of backends are measured by another benchmark; where its
-    results are kept beside these, they are part of the last row.
+    results are kept, they are part of the last row.
+
+    Args:
+        folder: of the results.
+        benchmarks: folder of the other benchmarks.
     """
     rows = []
     for found in read(folder):
@@ -75,14 +81,23 @@ def summary(folder: Path = KEPT) -> list[dict[str, Any]]:
         "governor_step_us": costs.get("governor_step_us"),
         "memory_growth_mib": costs.get("memory", {}).get("mib"),
     }
-    return [*rows, {**last, **_of_backends(folder.parent)}]
+    return [*rows, {**last, **_of_backends(benchmarks)}]
 
 
 def _of_backends(folder: Path) -> dict[str, Any]:
-    """Return the figures that the benchmark of the backends keeps; None where it keeps none."""
+    """Return the figures of the benchmark of the backends, where it is beside this one, else None.
+
+    Args:
+        folder: of the benchmarks.
+    """
     found: dict[str, Any] = dict.fromkeys(OTHERS)
-    for place in sorted(folder.glob("backends*.json")) + sorted(folder.glob("backends/*.json")):
-        kept = container.read_json(place, cure="run the benchmark again")
-        kept = kept.get("summary", kept) if isinstance(kept, Mapping) else {}
-        found.update({name: kept[name] for name in OTHERS if name in kept})
+    script = folder / "backends.py"
+    if script.exists():
+        spec = importlib.util.spec_from_file_location("benchmark_backends", script)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        figures = module.summary(module.kept())
+        found.update({name: figures[name] for name in OTHERS if name in figures})
     return found

@@ -53,7 +53,7 @@ def only(policy: Policy, rung: int) -> Policy:
     """Return a policy that always chooses one rung, and batches as the other does."""
 
     def judge(asked: int, *seen: Any) -> tuple[bool, int]:
-        return asked == rung, policy.judge(asked, *seen)[1]
+        return asked <= rung, policy.judge(asked, *seen)[1]
 
     return replace(policy, judge=judge, least=rung)
 

@@ -120,6 +120,10 @@ class Dispatcher:
         found, self._over = self._over, []
         return found
 
+    def drop(self) -> Request | None:
+        """Return the request that is next, and let go of it; None where nothing waits."""
+        return heapq.heappop(self._waiting)[2] if self._waiting else None
+
     def empty(self) -> list[Request]:
         """Return all that wait, and let go of them."""
         found = [request for _, _, request in sorted(self._waiting, key=lambda each: each[:2])]

@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -142,6 +143,7 @@ class Engine:
             FullError: the queue is full.
             EngineError: the engine is closed, or was made before a fork.
             BudgetError: no entry on offer is within the budget, or the deadline is no number.
+            ModelError: a priority that is no whole number.
         """
         if os.getpid() != self._process:
             raise EngineError(
@@ -154,6 +156,10 @@ class Engine:
         if deadline_ms is not None:
             _check_deadline(deadline_ms)
         end = math.inf if limit is None else start + limit / 1000
+        if isinstance(priority, bool) or not isinstance(priority, int):
+            raise ModelError(
+                f"priority= is a whole number, the larger the sooner, not {priority!r:.80}"
+            )
         rungs = self._rungs(budget) if budget else None
         try:
             inputs = self._collation.inputs(example)
@@ -315,9 +321,9 @@ class Engine:
     def _rungs(self, budget: dict[str, Any]) -> tuple[int, ...]:
         """Return what runs within a budget in place of each rung that the governor may choose."""
         key = tuple(sorted(budget.items()))
-        known = self._budgets.get(key)
-        if known is not None:
-            return known
+        with suppress(TypeError):  # what cannot be looked up is no number; said below
+            if key in self._budgets:
+                return self._budgets[key]
         subnet = budget.pop("subnet", None)
         allowed = within(self.forecast, subnet, budget)
         places = range(len(self.forecast.names))

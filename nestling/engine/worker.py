@@ -87,7 +87,7 @@ class Worker:
                 batch = None
                 if not self.abandoned:
                     now = self._clock()
-                    batch = self._desk.next(now)
+                    batch = self._chosen(now)
                     self._running = None if batch is None else (batch, now)
                 over = self._desk.over()
                 ended = self.abandoned or (self._closed.is_set() and not len(self._desk))
@@ -98,6 +98,20 @@ class Worker:
                 settle(request, expired(request, self._clock()))
             if batch is not None or ended:
                 return batch
+
+    def _chosen(self, now: float) -> Batch | None:
+        """Return the next batch; a request for which the objective itself fails, fails alone."""
+        while True:
+            try:
+                return self._desk.next(now)
+            except Exception as error:  # noqa: BLE001  (a user's own objective)
+                request = self._desk.drop()
+                if request is None:
+                    return None
+                self._desk.counts.failed += 1
+                told = EngineError(f"the engine's objective fails: {brief(error)}; correct it")
+                told.__cause__ = error
+                settle(request, told)
 
     def _answer(self, batch: Batch) -> None:
         start = self._clock()

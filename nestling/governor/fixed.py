@@ -45,7 +45,7 @@ def fixed(
     def judge(
         rung: int, usual: float, slow: float, queue: int, waited: float, rate: float, spent: float
     ) -> tuple[bool, int]:
-        return rung == chosen, forecast.largest
+        return rung <= chosen, forecast.largest  # one below it is on its way up
 
     goal = f"always {forecast.names[chosen]}"
     return Policy(goal, forecast, judge, least=chosen)

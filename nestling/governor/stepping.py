@@ -29,7 +29,7 @@ CALM = 0.2  # holds for which a better entry must fit before it is chosen
 FACTORS = 0.2, 100.0  # bounds of the correction
 SPREAD, SPREADS = 1.25, (1.05, 4.0)  # before anything was seen; bounds
 WIDER = 0.08  # growth of the spread at a call slower than it
-WARIER, WARIEST = 0.04, 2.0  # growth of the caution at a late request; its bound
+WARIER, WARIEST = 0.08, 2.0  # growth of the caution at a late request; its bound
 MANY = 4  # late requests of one step that count
 MISTAKE, PATIENCE = 4.0, 16.0  # holds after which going up was none; most patience
 
@@ -44,10 +44,11 @@ def begin(policy: Policy, rung: int | None = None) -> State:
     forecast = policy.forecast
     factors = (1.0,) * len(forecast.names)
     if rung is None:
+        judge = (policy if policy.moment is None else policy.moment(0.0)).judge
         fitting = [
             place
             for place in range(forecast.top + 1)
-            if policy.judge(place, RISE, RISE * SPREAD, 1, 0.0, 0.0, 1.0)[0]
+            if judge(place, RISE, RISE * SPREAD, 1, 0.0, 0.0, 1.0)[0]
         ]
         rung = max(fitting, default=0)
     return State(

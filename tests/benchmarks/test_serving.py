@@ -162,11 +162,16 @@ def test_a_trial_is_kept_told_and_drawn(served, tmp_path, monkeypatch):
     assert picture.draw(kept, tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_figures_of_the_backends_are_merged_where_they_are_kept(tmp_path):
-    folder = tmp_path / "serving"
-    assert results.summary(folder)[-1]["quarter_macs_speedup_b1"] is None
-    (tmp_path / "backends.json").write_text(json.dumps({"quarter_macs_speedup_b1": 3.5}))
-    assert results.summary(folder)[-1]["quarter_macs_speedup_b1"] == 3.5
+def test_figures_of_the_backends_are_merged_where_there_are_some(tmp_path):
+    assert results.summary(tmp_path, tmp_path)[-1]["quarter_macs_speedup_b1"] is None
+    (tmp_path / "backends.py").write_text(
+        "def kept():\n    return 3.5\n"
+        "def summary(kept):\n    return {'quarter_macs_speedup_b1': kept, 'more': 1}\n"
+    )
+    last = results.summary(tmp_path, tmp_path)[-1]
+    assert last["quarter_macs_speedup_b1"] == 3.5
+    assert last["quarter_macs_speedup_b32"] is None
+    assert "more" not in last
 
 
 def test_nothing_kept_is_said(tmp_path):

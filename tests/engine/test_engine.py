@@ -13,7 +13,9 @@ import nestling
 from nestling import BudgetError, DataError, EngineError, ModelError
 from nestling.costs.latency import Latency
 from nestling.engine import figures, worker
+from nestling.engine.dispatcher import steered
 from nestling.errors import ExpiredError, FullError
+from nestling.governor import policy
 from nestling.menu import replace
 
 LONG = 30.0  # seconds: only a test that fails waits for so long
@@ -248,6 +250,44 @@ def test_a_model_that_fails_on_one_request_fails_on_that_alone(model):
         assert engine.sight().counts.failed == 1
 
 
+def test_an_objective_of_ones_own_and_one_that_fails(model):
+    small = model.menu.entries[-1].name
+
+    def mine(forecast):
+        steer = steered(policy("fixed", forecast, {"subnet": small}))
+        calls = iter(range(100))
+
+        def choose(reading):
+            if next(calls) == 1:
+                raise ZeroDivisionError("in my objective")
+            return steer(reading)
+
+        return choose
+
+    x = torch.zeros(6)
+    with nestling.Engine(model, mine) as engine:
+        reply = engine.submit(x)
+        assert reply.result(LONG).shape == (10,)
+        assert reply.entry == small
+        assert reply.ms > 0
+        with pytest.raises(
+            EngineError, match="objective fails: ZeroDivisionError: in my objective"
+        ):
+            engine(x)
+        assert engine(x).shape == (10,)
+    with pytest.raises(ModelError, match="ms came with a function"):
+        nestling.Engine(model, mine, ms=3)
+
+
+def test_what_a_request_asks_for_is_checked(model):
+    with nestling.Engine(model, "fixed") as engine:
+        for wrong in ("high", None, 1.5, True):
+            with pytest.raises(ModelError, match="priority= is a whole number"):
+                engine.submit(torch.zeros(6), priority=wrong)
+        with pytest.raises(BudgetError, match="macs= is a finite number"):
+            engine.submit(torch.zeros(6), macs=[1])
+
+
 class Death(BaseException):
     pass
 
@@ -280,12 +320,18 @@ def test_a_worker_that_is_stuck_is_replaced(model, gate, monkeypatch):
     monkeypatch.setattr(worker, "MANY", 1.0)
     x = torch.randn(6)
     with nestling.Engine(model, "fixed", run=gate) as engine:
+        old = engine._worker
         stuck = held(engine, gate, x)
         waiting = engine.submit(x)
         assert "stuck" in str(stuck.exception(LONG))
+        monkeypatch.setattr(worker, "STUCK", LONG)
         gate.open.set()  # the old worker comes back, and counts for nothing
+        old.thread.join(LONG)
         assert waiting.result(LONG) is not None
-        assert engine.sight().counts.revived >= 1
+        engine(x)
+        counts = engine.sight().counts
+        assert counts.revived >= 1
+        assert counts.answered + counts.failed == 3
 
 
 def test_closing(model, gate):
