@@ -45,9 +45,9 @@ def test_bad_exports(nestling, copy, trained_own, own_file, tmp_path):
     assert nestling("export", copy, "--subnet", name[:-1] + "x").failed("no entry", "did you mean")
     assert nestling("export", copy, "--to", "onx").failed("unknown export target", "'onnx'")
     assert nestling("export", copy, "--out", tmp_path / "a.pt2").failed("ends in .onnx")
-    assert nestling(
-        "export", copy, "--to", "safetensors", "--out", "/proc/a.safetensors"
-    ).failed("choose a folder")
+    assert nestling("export", copy, "--to", "safetensors", "--out", "/proc/a.safetensors").failed(
+        "choose a folder"
+    )
     assert nestling("export", copy, "--to", "safetensors", "--data", "digts").failed(
         "did you mean 'digits'"
     )
