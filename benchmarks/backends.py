@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from functools import partial
@@ -230,7 +231,8 @@ def table(result: dict[str, Any]) -> str:
     lines.append(
         f"{where.get('processor')}, {where.get('threads')} threads, float32; "
         + ", ".join(f"{name} {version}" for name, version in result.get("versions", {}).items())
-        + f"; Python {where.get('python')}, commit {result.get('commit')}."
+        + f"; Python {where.get('python')}, commit {result.get('commit')}; load average "
+        f"{result.get('load')} (a machine of its own has about {where.get('threads')})."
     )
     return "\n".join(lines)
 
@@ -266,6 +268,7 @@ def main() -> None:
             "machine": machine(),
             "versions": versions(PACKAGES),
             "commit": commit(),
+            "load": round(os.getloadavg()[0], 1),
         }
         KEPT.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(summary(result)))
