@@ -151,6 +151,12 @@ def coverage_table() -> str:
     return str(module.table(module.kept()))
 
 
+def backends_table() -> str:
+    """Return the table of the backends benchmark's kept result."""
+    module = benchmark("backends")
+    return str(module.table(module.kept()))
+
+
 def covered() -> str:
     """Return the figures of the coverage benchmark's kept result, in words."""
     module = benchmark("coverage")
@@ -204,6 +210,7 @@ TABLES = {
     "pretrained": pretrained_table,
     "coverage": coverage_table,
     "covered": covered,
+    "backends": backends_table,
     "accuracy": accuracy_tables,
     "serving": serving_tables,
     "nested": nested_tables,

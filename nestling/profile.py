@@ -168,6 +168,20 @@ class Profile:
             others if upkeep is None else {**others, key: upkeep},
         )
 
+    def without_table(self, key: Key) -> Profile:
+        """Return a profile without the table of a key, if it has one.
+
+        Example:
+            >>> key = Key("some processor", "eager", threads=2, batch=1, dtype="float32")
+            >>> Profile("abc", {key: {"a": Latency(2, 1, 3, 9)}}).without_table(key).tables
+            {}
+        """
+        parts: list[dict[Key, Any]] = [
+            {each: found for each, found in part.items() if each != key}
+            for part in (self.tables, self.machines, self.upkeeps)
+        ]
+        return replace(self, tables=parts[0], machines=parts[1], upkeeps=parts[2])
+
     def with_narrowing(self, key: Key, narrowing: Narrowing) -> Profile:
         """Return a profile with a narrowing that was just measured here, in place of an older one.
 

@@ -39,6 +39,7 @@ def profiled(
     precision: float = 0.03,
     sustained: float = 0,
     meter: Meter | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Menu:
     """Return the menu with latencies, memory and energy measured on this device, by backend.
 
@@ -51,10 +52,11 @@ def profiled(
         sustained: minutes to go on measuring, so that the processor is as warm as in service. The
             figures are those of the second half, and the drift since the beginning is noted.
         meter: of the device's energy; see `nestling.energy.find_meter`.
+        say: is told which backend runs no entry, and why; it is left out.
 
     Raises:
         ModelError: an unknown backend, or one that is not installed; or inputs cannot be made up,
-            or the model fails on those that were; or no entry runs on a backend.
+            or the model fails on those that were; or no entry runs on any of the backends.
         SpecError: the units were reordered or the weights changed since the menu was made.
 
     Example:
@@ -66,6 +68,13 @@ def profiled(
     menu.check_current()
     names = list(dict.fromkeys(map(_checked, backends)))
     bench = _Bench.of(menu, batch, names)
+    profile = menu.profile
+    for name in names:
+        if not bench.entries(name):
+            profile = profile.without_table(menu.key(batch, name))  # of an earlier time
+            if say is not None:
+                say(f"left out: {bench.failure(name)}")
+    names = [name for name in names if bench.entries(name)]
     drifts: Mapping[str, float] = {}
     if sustained:
         found, drifts = latency.sustained(
@@ -78,7 +87,6 @@ def profiled(
             seconds=seconds * len(bench.calls),
             synchronize=waiting(bench.device),
         )
-    profile = menu.profile
     for name in names:
         table = {entry.name: found[f"{name}/{entry.name}"] for entry in bench.entries(name)}
         drift = [drifts[f"{name}/{entry}"] for entry in table] if drifts else []
@@ -132,7 +140,7 @@ class _Bench:
 
         Raises:
             ModelError: inputs cannot be made up, or the model fails on those that were; or no entry
-                runs on a backend.
+                runs on any backend.
         """
         modules = {entry.name: menu.module(entry.name) for entry in menu}
         shelf = Shelf(menu.net, modules.__getitem__)
@@ -145,11 +153,10 @@ class _Bench:
                 ready = shelf.prepare(entry.name, name, batch, torch.get_num_threads())
                 if ready is not None:
                     calls[f"{name}/{entry.name}"] = _call(ready.run, args, kwargs)
-            if not any(each.startswith(f"{name}/") for each in calls):
-                raise ModelError(
-                    f"no entry runs on the backend {name}: {shelf.left_out[name, menu.full.name]}"
-                )
-        return cls(menu, batch, shelf, calls)
+        made = cls(menu, batch, shelf, calls)
+        if not calls:
+            raise ModelError("; ".join(map(made.failure, names)))
+        return made
 
     @property
     def device(self) -> torch.device:
@@ -159,6 +166,11 @@ class _Bench:
     def entries(self, backend: str) -> list[Any]:
         """Return the entries that run on a backend."""
         return [entry for entry in self.menu if f"{backend}/{entry.name}" in self.calls]
+
+    def failure(self, backend: str) -> str:
+        """Return why no entry runs on a backend."""
+        why = self.shelf.left_out[backend, self.menu.full.name]
+        return f"no entry runs on the backend {backend}: {why}"
 
     def upkeep(self, backend: str, meter: Meter | None) -> Upkeep:
         """Measure what a backend costs beside time."""

@@ -73,7 +73,13 @@ def test_what_fails_for_one_entry_is_left_out_with_the_reason(menu, monkeypatch)
     assert list(profile.tables[menu.key(1)]) == ["full", "half"]
     said = "packed fails on 'half': RuntimeError: no such op"
     assert profile.upkeeps[key].left_out == {"half": said}
-    broken = {"half", "full"}
+    broken, told = {"half", "full"}, []
+    known = replace(menu, profile=profile)
+    found_again = profiled(known, backends=("packed", "eager"), say=told.append, **QUICK)
+    assert list(found_again.profile.tables) == [menu.key(1)]  # no figures of an earlier time
+    assert found_again.profile.upkeeps.keys() == {menu.key(1)}
+    assert told == ["left out: no entry runs on the backend packed: packed fails on 'full': "
+                    "RuntimeError: no such op"]  # fmt: skip
     with pytest.raises(ModelError, match="no entry runs on the backend packed: packed fails on"):
         profiled(menu, backends=("packed",), **QUICK)
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ from nestling import backends
 from nestling.backends.subject import Call, Conversions, Subject
 from nestling.costs.memory import resident_bytes
 from nestling.errors import BudgetError, ModelError, NestlingError, brief
+from nestling.exporters.certificate import distance, tolerance_of
 from nestling.supernet import Supernet
 from nestling.weights import tensors_of
 
@@ -184,11 +186,30 @@ def _made(subject: Subject, place: Place) -> Ready:
     start = time.perf_counter()
     with torch.no_grad():
         run = backend.prepare(subject)
-        run(*args, **kwargs)  # an engine makes its work space at the first call
+        found = run(*args, **kwargs)  # an engine makes its work space at the first call
     seconds = time.perf_counter() - start
     after = resident_bytes() if engine else None
+    if engine:
+        _check_same(subject, found, args, kwargs)
     grown = 0 if before is None or after is None else after - before
     return Ready(place, run, max(grown, _weights(subject.module)), seconds)
+
+
+def _check_same(subject: Subject, found: Any, args: Any, kwargs: Any) -> None:
+    """Check that an engine computes what the subnet computes, on made-up inputs.
+
+    Raises:
+        ModelError: it does not.
+    """
+    with torch.no_grad():
+        wanted = subject.module(*args, **kwargs)
+    apart, allowed = distance(wanted, found)[1], tolerance_of(subject.module)
+    if not apart <= allowed:
+        raise ModelError(
+            f"what runs an entry computes what its subnet computes, within {allowed:g} of the "
+            f"largest output, but for {subject.name!r} it differs by {apart:.3g}; use another "
+            "backend"
+        )
 
 
 def _place(entry: str, backend: str, batch: int, threads: int) -> Place:

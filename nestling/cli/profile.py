@@ -141,6 +141,7 @@ def _show(menu: Menu, batch: int, names: list[str]) -> None:
     """Write the figures of every backend, and what each costs beside time."""
     from nestling import report
 
+    names = [name for name in names if menu.key(batch, name) in menu.profile.tables]
     for name in names:
         key = menu.key(batch, name)
         terminal.put_page(report.page_of(menu, str(key), key=key))

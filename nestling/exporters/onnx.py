@@ -71,17 +71,24 @@ def reopen(path: Path, subject: Subject) -> Call:
     return session(path, subject, torch.get_num_threads())
 
 
-def session(path: Path, subject: Subject, threads: int) -> Call:
+def session(path: Path, subject: Subject, threads: int, *, spin: bool = False) -> Call:
     """Return what runs an ONNX file with ONNX Runtime on so many threads.
 
-    Its threads do not spin while they wait: several sessions share the processor with torch.
+    Args:
+        path: of the file.
+        subject: that it was made of.
+        threads: that a call may use.
+        spin: whether threads wait for each other awake within a call, which is quicker where they
+            have the processor for themselves. After a call they sleep in any case: other sessions
+            and torch want the processor, too.
     """
     runtime = imported("onnxruntime", EXTRA, "running ONNX")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     made = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     interface = subject.interface
     known = {each.name for each in made.get_inputs()}  # an input that is not used is not there

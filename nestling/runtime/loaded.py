@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,14 @@ def load(
     with modelfile.guarded(Path(path)):
         loaded = LoadedModel(menu, packed=packed, backend=backend, memory_cap=memory_cap)
     loaded.prepare()
+    if loaded.left_out:
+        (name, entry), why = next(iter(loaded.left_out.items()))
+        more = f", and {len(loaded.left_out) - 1} more" if len(loaded.left_out) > 1 else ""
+        warnings.warn(
+            f"not all runs on its backend, but on views: {entry!r} on {name}{more}: {why}",
+            UserWarning,
+            stacklevel=2,
+        )
     return loaded
 
 
@@ -270,6 +279,23 @@ class LoadedModel:
         chosen = self._plan(batch, threads)[self.menu[name].name]
         return chosen if self._shelf.runs(name, chosen, batch, threads) else EAGER
 
+    def latencies(self, batch: int = 1) -> Mapping[str, Latency]:
+        """Return the latency of every entry on the backend that would run it.
+
+        Raises:
+            BudgetError: none was measured in this way.
+        """
+        tables = self._tables(batch)
+        own = EAGER if self.backend == AUTO else self.backend
+        if not tables if self.backend == AUTO else own not in tables:
+            return self.menu.latencies(batch, own)  # says what is missing
+        runs = {entry.name: self.backend_of(entry.name, batch) for entry in self.menu}
+        return {
+            name: tables[backend][name]
+            for name, backend in runs.items()
+            if name in tables.get(backend, {})
+        }
+
     def measured(
         self, batch: int = 1, *, backends: Sequence[str] | None = None, **options: Any
     ) -> LoadedModel:
@@ -329,7 +355,7 @@ class LoadedModel:
         if ladder is None:
             if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
                 raise BudgetError(f"batch= is a whole number of at least 1, but it is {batch!r}")
-            table = self._latencies(batch)
+            table = self.latencies(batch)
             entries = [entry for entry in self.menu if entry.name in table]
             if not entries:
                 raise BudgetError(
@@ -341,23 +367,6 @@ class LoadedModel:
             ladder = Ladder.of("latency_ms", offered, prices)
             self._timed[place] = ladder
         return ladder
-
-    def _latencies(self, batch: int) -> Mapping[str, Latency]:
-        """Return the latency of every entry on the backend that would run it.
-
-        Raises:
-            BudgetError: none was measured in this way.
-        """
-        tables = self._tables(batch)
-        own = EAGER if self.backend == AUTO else self.backend
-        if not tables if self.backend == AUTO else own not in tables:
-            return self.menu.latencies(batch, own)  # says what is missing
-        runs = {entry.name: self.backend_of(entry.name, batch) for entry in self.menu}
-        return {
-            name: tables[backend][name]
-            for name, backend in runs.items()
-            if name in tables.get(backend, {})
-        }
 
 
 def _named(packed: bool, backend: str) -> str:

@@ -21,7 +21,7 @@ def made(monkeypatch):
         if subject.name == "bad":
             raise RuntimeError("no such op")
         order.append(subject.name)
-        return lambda *args: subject.name
+        return lambda *args: subject.name if not args else args[0] + (subject.name == "wrong")
 
     def find(name):
         bound = {"engine": "threads", "code": "batch"}.get(name, "")
@@ -79,6 +79,13 @@ def test_one_that_fails_leaves_the_others(made, shelf):
     assert found.left_out == {("engine", "bad"): "engine fails on 'bad': RuntimeError: no such op"}
     assert not found.runs("bad", "engine", 1, 1)
     assert found.runs("a", "engine", 1, 1)
+
+
+def test_an_engine_that_computes_something_else_is_left_out(made, shelf):
+    found = shelf()
+    assert found.find("wrong", "engine", 1, 1) is None
+    assert "within 0.0001 of the largest output" in found.left_out["engine", "wrong"]
+    assert found.find("right", "engine", 1, 1)() == "right"
 
 
 def test_what_an_entry_is_bound_to(made, shelf):

@@ -7,6 +7,7 @@ import nestling
 from nestling import BudgetError, ModelError, backends
 from nestling.backends import Conversions, shelf
 from nestling.costs.latency import Latency
+from nestling.exporters import onnx
 from nestling.menu import replace
 
 CONVERTED = Conversions()
@@ -103,10 +104,26 @@ def test_a_backend_that_fails_for_one_entry_is_left_out_there(menu, small, monke
     assert model.backend_of("half", 2) == "eager"
     images, _ = small.pictures(2)
     assert torch.equal(model(images, subnet="half"), menu.module("half")(images))
+    assert {name: found.median for name, found in model.latencies(2).items()} == {
+        "full": 9.0, "half": 4.0,
+    }  # fmt: skip
     # and its latency is that of views: 4 ms, not 2
     assert model.choose(latency_ms=8.9, batch=2).name == "half"
     with pytest.raises(BudgetError, match="latency_ms=4;"):
         model.choose(latency_ms=2.5, batch=2)
+
+
+def broken(*args, **kwargs):
+    raise RuntimeError("no such op")
+
+
+def test_loading_says_what_does_not_run_on_its_backend(menu, small, tmp_path, monkeypatch):
+    path = menu.save(tmp_path / "m.nest")
+    monkeypatch.setattr(onnx, "session", broken)
+    with pytest.warns(UserWarning, match=r"'full' on onnxruntime, and 1 more: .*no such op"):
+        model = nestling.load(path, model=small.ConvNet(), backend="onnxruntime")
+    images, _ = small.pictures(2)
+    assert torch.equal(model(images), menu.module("full")(images))
 
 
 def test_a_cap_holds_what_fits(menu, small):
