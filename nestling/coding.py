@@ -23,6 +23,7 @@ from nestling.weights import parameter_like
 
 SCALE = "weight_scale"  # the parameters that a coded layer has besides its own
 CLIP = "input_clip"
+SATURATED = 0.99  # share of a layer's weights beyond their scale that no training explains
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ def rounded(module: nn.Module) -> dict[int, nn.Parameter | None]:
     For the weights of coded layers these are the rounded numbers; for their scales, nothing.
 
     Raises:
-        ModelError: a weight is NaN or infinite.
+        ModelError: a weight is NaN or infinite, or nearly all of a layer lie beyond their scale.
     """
     found: dict[int, nn.Parameter | None] = {}
     for name, layer in coded_layers(module):
@@ -251,6 +252,13 @@ def rounded(module: nn.Module) -> dict[int, nn.Parameter | None]:
                 f"the weight or the scale of {name!r} has entries that are NaN or infinite, which "
                 "no bits can stand for: the training has diverged; go back to weights that are "
                 "finite, and lower the learning rate"
+            )
+        beyond = quantize.share_beyond(weight.detach(), scale.detach())
+        if beyond > SATURATED:
+            raise ModelError(
+                f"{beyond:.0%} of the weights of {name!r} lie beyond their scale, so that nothing "
+                "is left of them but signs; train in few bits, which moves the scales, or measure "
+                "these anew: net.load_state_dict(weights) with weights alone, without scales"
             )
         found[id(weight)] = parameter_like(values, weight, weight.requires_grad)
         found[id(scale)] = None

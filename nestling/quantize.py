@@ -158,6 +158,11 @@ def positive(scale: Tensor) -> Tensor:
     return scale.abs().clamp_min(LEAST)
 
 
+def share_beyond(values: Tensor, scale: Tensor) -> float:
+    """Return the share of numbers that lie beyond their scale, and so keep nothing but a sign."""
+    return float((values.abs() > _along(positive(scale), values)).double().mean())
+
+
 def usual_scale(values: Tensor, bits: float, *, signed: bool = True, dim: int | None = 0) -> Tensor:
     """Return the scale to begin training with: the best one for numbers from a bell curve.
 

@@ -481,6 +481,17 @@ def test_weights_that_are_no_numbers_are_refused():
         nestling.pack(net.subnet({"conv2.bits": 4}))
 
 
+def test_weights_beyond_their_scale_are_refused():
+    net = net_of()
+    weights = {name: t for name, t in net.state_dict().items() if "scale" not in name}
+    with torch.no_grad():
+        net.model.conv2.weight_scale.mul_(1e-6)
+    with pytest.raises(ModelError, match=r"100% of the weights of 'conv2' lie beyond"):
+        nestling.pack(net.subnet({"conv2.bits": 4}))
+    net.load_state_dict(weights)
+    nestling.pack(net.subnet({"conv2.bits": 4}))
+
+
 def test_a_net_of_first_and_last_layers_alone_says_so():
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
     with pytest.raises(ModelError, match=r"only 0, 2 can be quantised.*first="):
