@@ -105,7 +105,10 @@ def test_axes_say_which_layers_and_how_many_bits():
     assert net.space.spec(width=0.5)["conv2.bits"] == FULL
     assert net.space.spec({"*.bits": 4})["conv2.bits"] == 4
     assert "the bits of a weight" in str(net.space)
-    with pytest.raises(SpecError, match=r"cannot keep 3 of 32 bits.*choose one of .2, 4, 8, 32"):
+    with pytest.raises(
+        SpecError,
+        match=r"cannot keep 3 of 32 bits: the net was made for others; choose one of .2, 4, 8, 32",
+    ):
         net.subnet({"conv2.bits": 3})
     signs = {coding.module: coding.signed for coding in net_of(WHOLE).space.codings}
     assert signs == {"conv1": True, "conv2": False, "head": False}
