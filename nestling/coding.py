@@ -23,6 +23,7 @@ from nestling.weights import parameter_like
 
 SCALE = "weight_scale"  # the parameters that a coded layer has besides its own
 CLIP = "input_clip"
+WEIGHT, INPUT = "bits", "input_bits"  # how axes of bits end, after the path of their layer
 SATURATED = 0.99  # share of a layer's weights beyond their scale that no training explains
 
 
@@ -74,6 +75,16 @@ class Coding:
         """Return the coding with axes made one, under the first name."""
         axis = names[0] if self.axis in names else self.axis
         return replace(self, axis=axis, inputs=names[0] if self.inputs in names else self.inputs)
+
+
+def is_of_bits(axis: str) -> bool:
+    """Return whether an axis is one of bits, by its name: for specs without their space.
+
+    Example:
+        >>> is_of_bits("layer1.0.conv1.bits"), is_of_bits("layer1.0.conv1")
+        (True, False)
+    """
+    return axis.rpartition(".")[2] in (WEIGHT, INPUT)
 
 
 # -- the parameters of the net --------------------------------------------------------------------

@@ -8,6 +8,7 @@ import io
 import math
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,11 @@ from nestling.bit_checks import check_bits
 from nestling.bits import Bits
 from nestling.coding import coded_layers
 from nestling.compilation import Compilation
+from nestling.costs.latency import Latency
 from nestling.errors import FileError, ModelError, SpecError, UncalibratedWarning
 from nestling.menu import menu_of, names_for
 from nestling.narrowing import narrow
+from nestling.offers import settle_offers
 from nestling.planes import codes_of, planes_of
 from nestling.quantize import FULL
 
@@ -407,6 +410,13 @@ def test_a_menu_names_bits_and_offers_them_for_their_size():
     menu = nestling.make_menu(net, specs, data, calibrate=[images(8)])
     assert [entry.name for entry in menu] == ["full", "m100-b4", "m50-b2"]
     assert all(entry.offered for entry in menu)
+    full, four, two = (replace(entry, accuracy=0.9, scored=None) for entry in menu)
+    again = replace(four, name="again")
+    times = {"full": 1.0, four.name: 2.0, two.name: 3.0, "again": 4.0}
+    table = {name: Latency(time, time, time, 50) for name, time in times.items()}
+    settled = settle_offers([full, four, two, again], table)
+    assert [each.offered for each in settled] == [True, True, True, False]
+    assert settled[-1].reason.startswith(f"slower than {four.name}")
     found = narrow(net.space, specs, _never, seconds=0)
     assert found.used(specs[0]) == dict(specs[0])
 
