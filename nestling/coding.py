@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nestling import quantize
 from nestling.errors import ModelError
 from nestling.extent import Counts
-from nestling.quantize import FULL
+from nestling.quantize import FULL, MOST
 from nestling.weights import parameter_like
 
 SCALE = "weight_scale"  # the parameters that a coded layer has besides its own
@@ -90,8 +90,16 @@ def is_of_bits(axis: str) -> bool:
 # -- the parameters of the net --------------------------------------------------------------------
 
 
-def attach(model: nn.Module, codings: Iterable[Coding]) -> nn.Module:
+def is_attached(model: nn.Module, codings: Iterable[Coding]) -> bool:
+    """Return whether a net has the parameters that codes need."""
+    names = dict(model.named_parameters()).keys()
+    return all(names >= set(coding.extras) for coding in codings)
+
+
+def attach(model: nn.Module, codings: Sequence[Coding]) -> nn.Module:
     """Give the coded layers of a net the parameters that codes need, of no values yet.
+
+    A net that has them stays as it is.
 
     Returns:
         The same model.
@@ -99,7 +107,7 @@ def attach(model: nn.Module, codings: Iterable[Coding]) -> nn.Module:
     Raises:
         ModelError: a layer is not there, or cannot take them.
     """
-    for coding in codings:
+    for coding in codings if not is_attached(model, codings) else ():
         try:
             layer = model.get_submodule(coding.module)
         except AttributeError as error:
@@ -323,7 +331,7 @@ def from_json(value: Any, axes: Sequence[str]) -> Coding:
     match value:
         case [str(module), str(axis), str() | int() as inputs, bool(signed)]:
             number = isinstance(inputs, int) and not isinstance(inputs, bool)
-            known = 1 <= inputs <= FULL if number else inputs in axes  # type: ignore[operator]
+            known = inputs in (*range(1, MOST + 1), FULL) if number else inputs in axes
             if axis in axes and known:
                 return Coding(module, axis, inputs, signed)
     raise ValueError(f"not a coding of bits: {str(value)[:80]}")

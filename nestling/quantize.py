@@ -155,7 +155,7 @@ def _nested(bits: int) -> Code:
 
 def positive(scale: Tensor) -> Tensor:
     """Return a trained scale as the code takes it: above zero."""
-    return scale.abs().clamp_min(LEAST)
+    return scale.abs().clamp_min(max(LEAST, torch.finfo(scale.dtype).tiny))
 
 
 def share_beyond(values: Tensor, scale: Tensor) -> float:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import nestling
-from nestling import container, costs, models, quantize, testing
+from nestling import container, costs, models, quantize, rankers, testing
 from nestling.bit_checks import check_bits
 from nestling.bits import Bits
 from nestling.coding import coded_layers
@@ -437,6 +437,11 @@ def test_methods_train_nets_with_bits_as_any_other():
         nestling.fit(net, data, data, method="individual", epochs=1, specs=[spec], progress=False)
     with pytest.raises(SpecError, match="stand-alone"):
         menu_of(net, {"a": (spec, nestling.pack(net.subnet(spec)))}, None, calibrate=None)
+
+
+def test_rankers_leave_bits_alone():
+    data = [(images(8), torch.arange(8) % 3)] * 2
+    testing.check_ranker(rankers.find("l1"), net_of(WHOLE), data)
 
 
 def test_weights_of_before_get_scales_of_their_own():
