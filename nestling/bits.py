@@ -16,13 +16,21 @@ from nestling import quantize
 from nestling.axes.preparation import double
 from nestling.axes.structure import tensors_in
 from nestling.axes.tracer import run
-from nestling.coding import CLIP, SCALE, Coding, attach, install, measure, unfit
+from nestling.coding import (
+    CLIP,
+    INPUT,
+    SCALE,
+    WEIGHT,
+    Coding,
+    attach,
+    install,
+    measure,
+    unfit,
+)
 from nestling.errors import ModelError, SpecError, brief, did_you_mean
 from nestling.quantize import FULL, MOST
 from nestling.spec import Axis, Layout, Space
 from nestling.weights import duplicate, substituted, tensors_of
-
-WEIGHT, INPUT = "bits", "input_bits"  # how axes of bits end, after the path of their layer
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from nestling import quantize
 from nestling.errors import ModelError
 from nestling.extent import Counts
-from nestling.quantize import FULL
+from nestling.quantize import FULL, MOST
 from nestling.weights import parameter_like
 
 SCALE = "weight_scale"  # the parameters that a coded layer has besides its own
 CLIP = "input_clip"
+WEIGHT, INPUT = "bits", "input_bits"  # how axes of bits end, after the path of their layer
+SATURATED = 0.99  # share of a layer's weights beyond their scale that no training explains
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,29 @@ class Coding:
         return replace(self, axis=axis, inputs=names[0] if self.inputs in names else self.inputs)
 
 
+def is_of_bits(axis: str) -> bool:
+    """Return whether an axis is one of bits, by its name: for specs without their space.
+
+    Example:
+        >>> is_of_bits("layer1.0.conv1.bits"), is_of_bits("layer1.0.conv1")
+        (True, False)
+    """
+    return axis.rpartition(".")[2] in (WEIGHT, INPUT)
+
+
 # -- the parameters of the net --------------------------------------------------------------------
 
 
-def attach(model: nn.Module, codings: Iterable[Coding]) -> nn.Module:
+def is_attached(model: nn.Module, codings: Iterable[Coding]) -> bool:
+    """Return whether a net has the parameters that codes need."""
+    names = dict(model.named_parameters()).keys()
+    return all(names >= set(coding.extras) for coding in codings)
+
+
+def attach(model: nn.Module, codings: Sequence[Coding]) -> nn.Module:
     """Give the coded layers of a net the parameters that codes need, of no values yet.
+
+    A net that has them stays as it is.
 
     Returns:
         The same model.
@@ -87,7 +107,7 @@ def attach(model: nn.Module, codings: Iterable[Coding]) -> nn.Module:
     Raises:
         ModelError: a layer is not there, or cannot take them.
     """
-    for coding in codings:
+    for coding in codings if not is_attached(model, codings) else ():
         try:
             layer = model.get_submodule(coding.module)
         except AttributeError as error:
@@ -240,7 +260,7 @@ def rounded(module: nn.Module) -> dict[int, nn.Parameter | None]:
     For the weights of coded layers these are the rounded numbers; for their scales, nothing.
 
     Raises:
-        ModelError: a weight is NaN or infinite.
+        ModelError: a weight is NaN or infinite, or nearly all of a layer lie beyond their scale.
     """
     found: dict[int, nn.Parameter | None] = {}
     for name, layer in coded_layers(module):
@@ -251,6 +271,13 @@ def rounded(module: nn.Module) -> dict[int, nn.Parameter | None]:
                 f"the weight or the scale of {name!r} has entries that are NaN or infinite, which "
                 "no bits can stand for: the training has diverged; go back to weights that are "
                 "finite, and lower the learning rate"
+            )
+        beyond = quantize.share_beyond(weight.detach(), scale.detach())
+        if beyond > SATURATED:
+            raise ModelError(
+                f"{beyond:.0%} of the weights of {name!r} lie beyond their scale, so that nothing "
+                "is left of them but signs; train in few bits, which moves the scales, or measure "
+                "these anew: net.load_state_dict(weights) with weights alone, without scales"
             )
         found[id(weight)] = parameter_like(values, weight, weight.requires_grad)
         found[id(scale)] = None
@@ -304,7 +331,7 @@ def from_json(value: Any, axes: Sequence[str]) -> Coding:
     match value:
         case [str(module), str(axis), str() | int() as inputs, bool(signed)]:
             number = isinstance(inputs, int) and not isinstance(inputs, bool)
-            known = 1 <= inputs <= FULL if number else inputs in axes  # type: ignore[operator]
+            known = inputs in (*range(1, MOST + 1), FULL) if number else inputs in axes
             if axis in axes and known:
                 return Coding(module, axis, inputs, signed)
     raise ValueError(f"not a coding of bits: {str(value)[:80]}")

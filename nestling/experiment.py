@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from nestling import data, methods, models, precision, target
+from nestling.bits import Bits
 from nestling.data import Dataset, Epochs
 from nestling.errors import DataError, FileError, ModelError
 from nestling.evaluation import evaluate
@@ -56,6 +57,8 @@ class Settings:
         held_out: training pictures that are kept aside for the accuracies; 0 chooses a share.
         weights: safetensors file to start from.
         narrow: seconds for measuring which counts are worth having here; 0 for none.
+        bits: numbers of bits that weights may have besides floating point; none for that alone.
+        input_bits: of the inputs of such layers; one number holds wherever a weight has few.
     """
 
     model: str
@@ -76,8 +79,14 @@ class Settings:
     held_out: int = 0
     weights: str | None = None
     narrow: float = 0
+    bits: Sequence[int] = ()
+    input_bits: Sequence[int] = ()
 
     def __post_init__(self) -> None:
+        for name in ("bits", "input_bits"):  # JSON has no tuples
+            object.__setattr__(self, name, list(getattr(self, name)))
+        if self.input_bits and not self.bits:
+            raise ModelError("--input-bits is for layers whose weights are in few: add --bits too")
         least = {"epochs": 1, "batch": 1, "threads": 0, "step": 0, "held_out": 0, "seed": 0}
         for name, low in least.items():
             value = getattr(self, name)
@@ -147,6 +156,14 @@ class Outcome:
     test: Mapping[str, float]
 
 
+def _bits(settings: Settings) -> Bits | None:
+    """Return the bits that weights and inputs may have; None for floating point."""
+    if not settings.bits:
+        return None
+    inputs = settings.input_bits
+    return Bits(settings.bits, inputs=inputs[0] if len(inputs) == 1 else inputs or None)
+
+
 def prepare(settings: Settings, reporter: Reporter) -> Prepared:
     """Read the data, make the model and find its axes; everything that can fail early, fails here.
 
@@ -176,7 +193,7 @@ def prepare(settings: Settings, reporter: Reporter) -> Prepared:
     _check_inputs(model, dataset)
     example = torch.randn(2, *dataset.shape)
     started = time.perf_counter()
-    net = Supernet(model, example, step=settings.step or None)
+    net = Supernet(model, example, step=settings.step or None, bits=_bits(settings))
     _check_classes(net.model, example, len(dataset.classes))
     space = net.space
     reporter.say(

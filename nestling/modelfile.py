@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from nestling import container, quantize, rewrite
-from nestling.coding import SCALE, Coding, attach, unfit
+from nestling.coding import SCALE, Coding, attach, is_attached, unfit
 from nestling.construction import copied
 from nestling.entry import Entry
 from nestling.errors import FileError, ModelError, NestlingError, SpecError
@@ -361,7 +361,8 @@ def _module(
             f"an instance of it: nestling.load({str(path)!r}, model={kind.rpartition('.')[2]}())"
         )
     module = _skeleton(mapping(maker)) if model is None else model
-    problem = misfit(module, _own(weights, space))
+    fresh = not is_attached(module, space.codings)
+    problem = misfit(module, _own(weights, space) if fresh else weights)
     if problem:
         raise FileError(
             f"{path} does not fit the model: {problem}; make the model with the class and the "
@@ -423,7 +424,7 @@ def _check_space(module: nn.Module, space: Space) -> None:
             raise ValueError(f"{where} is {value!r:.80}, where the file has {size}")
     for block in space.blocks:
         module.get_submodule(block.module)  # an error if there is none
-    for coding in space.codings:
+    for coding in space.codings if not is_attached(module, space.codings) else ():
         why = unfit(module.get_submodule(coding.module))
         if why:
             raise ValueError(f"the layer {coding.module!r} cannot be quantised: {why}")

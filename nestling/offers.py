@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from nestling.coding import is_of_bits
 from nestling.costs.latency import Latency
 from nestling.entry import Entry, is_as_good, score
 from nestling.narrowing import Narrowing
-
-# Bytes a parameter, relative to another net's, that only weights of fewer bits explain: the share
-# of the statistics of norms, which are no parameters, differs by less from width to width.
-FEWER = 0.8
 
 
 def settle_offers(
@@ -23,8 +20,8 @@ def settle_offers(
     do not overlap) and at least as good, and not by luck (`nestling.entry.is_as_good`); or where
     the narrowing shows it to be no faster than a larger one of the menu, which is at least as good
     and not measured as slower. It stays listed, so that a noisy machine does not change the menu's
-    length. At least one entry is always offered. One whose weights are in fewer bits is there for
-    its size, and gives way only to another of as few.
+    length. At least one entry is always offered. One in fewer bits is there for its size, and for
+    runtimes of integers; it gives way only to another of as few, whatever its latency here.
     """
     slower = {entry.name: _slower(entry, entries, table) for entry in entries}
     standing = [entry for entry in entries if not slower[entry.name]]
@@ -57,8 +54,9 @@ def _slower(entry: Entry, entries: Sequence[Entry], table: Mapping[str, Latency]
 
 
 def _in_fewer_bits(entry: Entry, other: Entry) -> bool:
-    """Return whether an entry has clearly fewer bytes for each parameter than another one."""
-    return entry.bytes * other.params < FEWER * other.bytes * entry.params
+    """Return whether weights or inputs of an entry are in fewer bits than those of another one."""
+    bits = (name for name in entry.spec if is_of_bits(name))
+    return any(entry.spec[name] < other.spec[name] for name in bits)
 
 
 def _idle(

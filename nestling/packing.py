@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nestling.binding import ORDER, OWN, TIE, Binding, Hook, alive, binding
 from nestling.coding import rounded, settle
 from nestling.errors import SpecError
+from nestling.integers import convert
 from nestling.weights import loose_tensors, parameter_like, put
 
 __all__ = ["REDUCER", "copiers", "pack"]
@@ -29,20 +30,27 @@ REDUCER = "_ddp_params_and_buffers_to_ignore"  # what DistributedDataParallel re
 _LIVE = (TIE, "_apply", "zero_grad", "__deepcopy__", "__reduce_ex__", REDUCER, _SAVE)
 
 
-def pack(subnet: nn.Module) -> nn.Module:
+def pack(subnet: nn.Module, *, integers: bool = False) -> nn.Module:
     """Return a detached, contiguous copy of a subnet: an ordinary module of the user's class.
 
     It runs at the full speed of a net of that shape, shares nothing with the supernet, and can be
     moved, trained, exported or saved on its own. `net.absorb(spec, packed)` takes it back. Weights
     in few bits are stored as the floating-point numbers that those bits stand for.
 
+    Args:
+        subnet: live, or any module.
+        integers: let layers in few bits hold integers of 8 bits instead, with which runtimes that
+            know quantised nets compute (`nestling.integers`). Such a copy is to run, not to train.
+
     Raises:
-        SpecError: the supernet's units were reordered since the subnet was made.
+        SpecError: the supernet's units were reordered since the subnet was made; or `integers`, but
+            no layer of the subnet is in few bits.
 
     Example:
         >>> small = nestling.pack(net.subnet(net.space.spec(fraction=0.25)))
     """
-    return _pack(subnet, {})
+    packed = _pack(subnet, {})
+    return convert(packed, subnet) if integers else packed
 
 
 def copiers(

@@ -155,7 +155,12 @@ def _nested(bits: int) -> Code:
 
 def positive(scale: Tensor) -> Tensor:
     """Return a trained scale as the code takes it: above zero."""
-    return scale.abs().clamp_min(LEAST)
+    return scale.abs().clamp_min(max(LEAST, torch.finfo(scale.dtype).tiny))
+
+
+def share_beyond(values: Tensor, scale: Tensor) -> float:
+    """Return the share of numbers that lie beyond their scale, and so keep nothing but a sign."""
+    return float((values.abs() > _along(positive(scale), values)).double().mean())
 
 
 def usual_scale(values: Tensor, bits: float, *, signed: bool = True, dim: int | None = 0) -> Tensor:

@@ -601,12 +601,14 @@ def _check_count(space: Space, name: str, value: object) -> None:
         raise SpecError(_unknown_axis(space, name))
     axis = space.axes[name]
     if isinstance(value, bool) or not isinstance(value, Integral) or value not in axis.counts:
-        step = axis.counts[1] - axis.counts[0] if len(axis.counts) > 1 else axis.size
         shown = axis.counts if len(axis.counts) <= 12 else (*axis.counts[:5], "...", axis.size)
-        choices = ", ".join(map(str, shown))
+        rule = "the net was made for others"
+        if axis.kind != "bits":
+            step = axis.counts[1] - axis.counts[0] if len(axis.counts) > 1 else axis.size
+            rule = f"counts go in steps of {step}"
         raise SpecError(
-            f"axis {name!r} cannot keep {value!r} of {axis.size} {axis.kind}: "
-            f"counts go in steps of {step}; choose one of ({choices})"
+            f"axis {name!r} cannot keep {value!r} of {axis.size} {axis.kind}: {rule}; "
+            f"choose one of ({', '.join(map(str, shown))})"
         )
 
 

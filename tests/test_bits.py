@@ -8,6 +8,7 @@ import io
 import math
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 import nestling
-from nestling import container, costs, models, quantize, testing
+from nestling import container, costs, models, quantize, rankers, testing
 from nestling.bit_checks import check_bits
 from nestling.bits import Bits
 from nestling.coding import coded_layers
 from nestling.compilation import Compilation
+from nestling.costs.latency import Latency
 from nestling.errors import FileError, ModelError, SpecError, UncalibratedWarning
 from nestling.menu import menu_of, names_for
 from nestling.narrowing import narrow
+from nestling.offers import settle_offers
 from nestling.planes import codes_of, planes_of
 from nestling.quantize import FULL
 
@@ -105,7 +108,10 @@ def test_axes_say_which_layers_and_how_many_bits():
     assert net.space.spec(width=0.5)["conv2.bits"] == FULL
     assert net.space.spec({"*.bits": 4})["conv2.bits"] == 4
     assert "the bits of a weight" in str(net.space)
-    with pytest.raises(SpecError, match=r"cannot keep 3 of 32 bits.*choose one of .2, 4, 8, 32"):
+    with pytest.raises(
+        SpecError,
+        match=r"cannot keep 3 of 32 bits: the net was made for others; choose one of .2, 4, 8, 32",
+    ):
         net.subnet({"conv2.bits": 3})
     signs = {coding.module: coding.signed for coding in net_of(WHOLE).space.codings}
     assert signs == {"conv1": True, "conv2": False, "head": False}
@@ -404,6 +410,13 @@ def test_a_menu_names_bits_and_offers_them_for_their_size():
     menu = nestling.make_menu(net, specs, data, calibrate=[images(8)])
     assert [entry.name for entry in menu] == ["full", "m100-b4", "m50-b2"]
     assert all(entry.offered for entry in menu)
+    full, four, two = (replace(entry, accuracy=0.9, scored=None) for entry in menu)
+    again = replace(four, name="again")
+    times = {"full": 1.0, four.name: 2.0, two.name: 3.0, "again": 4.0}
+    table = {name: Latency(time, time, time, 50) for name, time in times.items()}
+    settled = settle_offers([full, four, two, again], table)
+    assert [each.offered for each in settled] == [True, True, True, False]
+    assert settled[-1].reason.startswith(f"slower than {four.name}")
     found = narrow(net.space, specs, _never, seconds=0)
     assert found.used(specs[0]) == dict(specs[0])
 
@@ -424,6 +437,11 @@ def test_methods_train_nets_with_bits_as_any_other():
         nestling.fit(net, data, data, method="individual", epochs=1, specs=[spec], progress=False)
     with pytest.raises(SpecError, match="stand-alone"):
         menu_of(net, {"a": (spec, nestling.pack(net.subnet(spec)))}, None, calibrate=None)
+
+
+def test_rankers_leave_bits_alone():
+    data = [(images(8), torch.arange(8) % 3)] * 2
+    testing.check_ranker(rankers.find("l1"), net_of(WHOLE), data)
 
 
 def test_weights_of_before_get_scales_of_their_own():
@@ -479,6 +497,17 @@ def test_weights_that_are_no_numbers_are_refused():
         net.model.conv2.weight[0] = float("inf")
     with pytest.raises(ModelError, match=r"'conv2'.*NaN or infinite.*diverged"):
         nestling.pack(net.subnet({"conv2.bits": 4}))
+
+
+def test_weights_beyond_their_scale_are_refused():
+    net = net_of()
+    weights = {name: t for name, t in net.state_dict().items() if "scale" not in name}
+    with torch.no_grad():
+        net.model.conv2.weight_scale.mul_(1e-6)
+    with pytest.raises(ModelError, match=r"100% of the weights of 'conv2' lie beyond"):
+        nestling.pack(net.subnet({"conv2.bits": 4}))
+    net.load_state_dict(weights)
+    nestling.pack(net.subnet({"conv2.bits": 4}))
 
 
 def test_a_net_of_first_and_last_layers_alone_says_so():

@@ -38,6 +38,19 @@ HeldOut = Annotated[
     ),
 ]
 
+FewBits = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--bits", help="Bits that weights may have, 1 to 8, besides floating point; repeatable."
+    ),
+]
+InputBits = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--input-bits", help="Bits of the inputs of layers whose weights have few; repeatable."
+    ),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the verb."""
@@ -46,6 +59,7 @@ def add_to(app: typer.Typer) -> None:
             "nestling train --model digits_resnet --data digits --epochs 20 --lr 0.05",
             "nestling train --model resnet20 --data cifar10 --epochs 100 --out runs/first",
             "nestling train --model resnet20 --data cifar10 --method norms --option rank_epochs=30",
+            "nestling train --model resnet20 --data cifar10 --bits 2 --bits 4 --bits 8",
             "nestling train --resume --out runs/first",
             "nestling train --model mynet.py:make_model --data fashion-mnist --arg width=32",
         )
@@ -83,6 +97,8 @@ def train(
         str | None, typer.Option(metavar="FILE", help="Safetensors file to start from.")
     ] = None,
     narrow: Narrow = 0,
+    bits: FewBits = None,
+    input_bits: InputBits = None,
     data_dir: Annotated[
         str | None, typer.Option(help="Where data sets are. (default: $NESTLING_DATA)")
     ] = None,

@@ -198,6 +198,21 @@ def test_a_diverged_training_says_so(nestling, tmp_path):
         assert said.failed("diverged", "learning rate")
 
 
+def test_weights_and_inputs_in_few_bits():
+    from nestling.errors import ModelError
+    from nestling.experiment import Settings, prepare
+    from nestling.progress import Reporter
+
+    settings = Settings("mlp", "digits", bits=(2, 8), input_bits=(8,), threads=1)
+    assert Settings.from_config(json.loads(json.dumps(settings.config()))) == settings
+    net = prepare(settings, Reporter(quiet=True)).net
+    counts = {n: axis.counts for n, axis in net.space.axes.items() if axis.kind == "bits"}
+    assert counts == {"linear2.bits": (2, 8, 32)}
+    assert [coding.inputs for coding in net.space.codings] == [8]
+    with pytest.raises(ModelError, match="add --bits too"):
+        Settings("mlp", "digits", input_bits=(8,))
+
+
 def test_an_mlp_takes_as_many_numbers_as_the_pictures_have():
     from nestling import experiment
     from nestling.progress import Reporter
