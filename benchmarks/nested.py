@@ -10,11 +10,12 @@
     python benchmarks/nested.py --tables                              # docs/nested.md
 
 The parts: `channels` of ResNet-20 against Universally Slimmable, at equal epochs (a step of ordered
-dropout is one pass, theirs is four) and at equal compute; `depth` of ResNet-56, `neurons` of an MLP
-on Fashion-MNIST and `paths` of a small ResNeXt, against the share that is removed; `all` kinds of
-that ResNeXt together against each alone. Every case keeps its state in a work folder and its result
-in `benchmarks/results/nested/`. The same command goes on where it was stopped, and passes over what
-is kept. Protocols, trials and results are those of `accuracy.py`; `nesting/` says the rest.
+dropout is one pass, theirs is four) and at equal compute (of training: what the search takes is
+told apart); `depth` of ResNet-56, `neurons` of an MLP on Fashion-MNIST and `paths` of a small
+ResNeXt, against the share that is removed; `all` kinds of that ResNeXt together against each alone.
+Every case keeps its state in a work folder and its result in `benchmarks/results/nested/`. The same
+command goes on where it was stopped, and passes over what is kept. Protocols, trials and results
+are those of `accuracy.py`; `nesting/` says the rest.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Case:
         shapes: of nets that are trained alone.
         arguments: of the net's builder, where they are other ones.
         equals: labels of the cases that train the same nets, where this one trains for as many
-            epochs as cost as much as all of another case.
+            epochs as cost as much as all of another case; a search of its own does not count.
         lr: its learning rate, over the protocol's.
         steps: optimiser steps a batch of a net that is trained alone, each on the same batch.
         looked_at: held-out pictures that its search looks at; None is all.

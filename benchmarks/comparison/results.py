@@ -95,9 +95,9 @@ class Result:
         return sum(value for name, value in self.seconds.items() if name != COMPILING)
 
     @property
-    def once(self) -> float:
-        """Those of them that a longer training would not spend again: of its search."""
-        return self.seconds.get("search", 0.0)
+    def trained(self) -> float:
+        """Those of them that are not of a search, which a longer training would not make longer."""
+        return self.spent - self.seconds.get("search", 0.0)
 
     @property
     def complete(self) -> bool:

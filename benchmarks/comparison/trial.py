@@ -212,8 +212,8 @@ def _settled(
         whole = needed[case.compute].spent
         others = [needed[label] for label in case.equals]
         _check_machine([needed[case.compute], *others])
-        an_epoch = sum((each.spent - each.once) / each.epochs for each in others)
-        epochs = max(1, round((whole - sum(each.once for each in others)) / an_epoch))
+        an_epoch = sum(each.trained / each.epochs for each in others)
+        epochs = max(1, round(whole / an_epoch))
     return options, epochs
 
 

@@ -32,9 +32,10 @@ LOW = 0.25  # of its units that an axis keeps at least, under the uniform law
 GO_ON = 0.9  # probability of a further group, under the geometric law; 0.8 to 0.95 are usual
 GROUPS = 32  # of an axis under the geometric law
 LEAST = 2  # groups that the geometric law never drops
+BITS = "bits"  # a kind whose counts are not evenly spread: 2, 4, 8, and 32 for floating point
 
 Low: TypeAlias = float | Mapping[str, float]
-"""A share of the units, for all axes or by kind (kinds that are not named have 0.25)."""
+"""A share of the units, for all kinds but bits or by kind (bits have 0, the others 0.25)."""
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,14 @@ def draws_of(
         kinds: of the axes that are drawn; all by default.
         law: "uniform" on the counts from `low` on, or "geometric".
         low: least share of the units under the uniform law, rounded down to whole units and up to
-            a count that the axis allows; for all axes, or by kind.
+            a count that the axis allows; for all axes but those of bits, whose counts were listed
+            one by one, or by kind.
         go_on: probability of keeping a further group under the geometric law, above 0 and below 1.
         groups: equal parts of an axis whose units are kept or dropped together; by default 32
             under the geometric law, which keeps the first two always, and single counts under the
             uniform one. Few groups are few different shapes, and so less work for the processor's
-            library, which prepares itself for each.
+            library, which prepares itself for each. Bits are never tied: each listed number of them
+            is a group, of which the first is always kept.
         tied: as for `Draws`.
 
     Raises:
@@ -163,20 +166,22 @@ def _uniform(axis: Axis, low: float, groups: int | None) -> Law:
     # A hair more, since 0.29 * 100 is less than 29.
     least = max(1, math.floor(low * axis.size + 1e-9))
     wanted = axis.counts
-    if groups is not None:
+    if groups is not None and axis.kind != BITS:
         wanted = tuple(axis.nearest(axis.size * part / groups) for part in range(1, groups + 1))
     counts = tuple(sorted({count for count in wanted if count >= least} | {axis.size}))
     return Law(counts, (1 / len(counts),) * len(counts))
 
 
 def _geometric(axis: Axis, go_on: float, groups: int) -> Law:
-    groups = min(groups, axis.size)
-    least = min(LEAST, groups)
+    levels, least = list(axis.counts), 1
+    if axis.kind != BITS:
+        groups = min(groups, axis.size)
+        levels = [axis.nearest(axis.size * part / groups) for part in range(1, groups + 1)]
+        least = min(LEAST, groups)
     chances: dict[int, float] = {}
-    for number in range(least, groups + 1):
-        count = axis.nearest(axis.size * number / groups)
-        stops = 1.0 if number == groups else 1 - go_on
-        chances[count] = chances.get(count, 0.0) + go_on ** (number - least) * stops
+    for number, count in enumerate(levels[least - 1 :]):
+        stops = 1.0 if number == len(levels) - least else 1 - go_on
+        chances[count] = chances.get(count, 0.0) + go_on**number * stops
     return Law(tuple(chances), tuple(chances.values()))
 
 
@@ -209,19 +214,21 @@ def _lows(low: Low, axes: Sequence[Axis]) -> dict[str, float]:
         SpecError: one is none, or of a kind that is not drawn.
     """
     kinds = list(dict.fromkeys(axis.kind for axis in axes))
-    given = low if isinstance(low, Mapping) else dict.fromkeys(kinds, low)
-    for kind, share in given.items():
+    usual = {kind: 0.0 if kind == BITS else LOW for kind in kinds}
+    given = low if isinstance(low, Mapping) else {k: low for k in kinds if k != BITS}
+    for kind in given:
         if kind not in kinds:
             raise SpecError(
                 f"low= names the kind {kind!r}, which is not drawn"
                 f"{did_you_mean(str(kind), kinds)}; those that are: {', '.join(kinds)}"
             )
+    for share in low.values() if isinstance(low, Mapping) else [low]:
         if not _is_number(share) or not 0 < share <= 1:
             raise SpecError(
                 f"low= is the least share of its units that an axis keeps, above 0 and at most 1, "
                 f"but it is {share!r}"
             )
-    return {kind: float(given.get(kind, LOW)) for kind in kinds}
+    return {kind: float(given.get(kind, usual[kind])) for kind in kinds}
 
 
 def _why_none(axes: Sequence[Axis]) -> str:

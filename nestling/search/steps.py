@@ -10,9 +10,13 @@ from nestling.errors import SpecError, did_you_mean
 from nestling.spec import Axis, Space, Spec
 
 FLOOR = 0.25  # share of its units that every axis keeps
+BITS = "bits"  # a kind whose counts are no equal parts: 2, 4, 8, and 32 for floating point
 
 Floor = float | Mapping[str, float]
-"""The share of its units that every axis keeps, or that share by axis name (others keep 0.25)."""
+"""The share of its units that every axis keeps, or that share by axis name (others keep 0.25).
+
+Axes of bits, whose counts were listed one by one, go down to the least of them unless named.
+"""
 
 
 def stairs(space: Space, groups: int | None, floor: Floor) -> dict[str, tuple[int, ...]]:
@@ -23,7 +27,8 @@ def stairs(space: Space, groups: int | None, floor: Floor) -> dict[str, tuple[in
 
     Args:
         space: of the net.
-        groups: equal parts of an axis, one of which is a step; None steps through every count.
+        groups: equal parts of an axis, one of which is a step; None steps through every count, as
+            axes of bits always are.
         floor: share of its units that every axis keeps, above 0 and at most 1, or by axis name.
 
     Raises:
@@ -60,7 +65,7 @@ def number_of(steps: Mapping[str, tuple[int, ...]]) -> int:
 def _stairs_of(axis: Axis, groups: int | None, floor: float) -> tuple[int, ...]:
     # A hair below, since 0.3 * 10 is more than 3.
     lowest = axis.counts[bisect_left(axis.counts, floor * axis.size - 1e-9)]
-    if groups is None:
+    if groups is None or axis.kind == BITS:
         return tuple(count for count in reversed(axis.counts) if count >= lowest)
     parts = (axis.nearest(axis.size * part / groups) for part in range(groups, 0, -1))
     kept = {count for count in parts if count >= lowest} | {lowest, axis.size}
@@ -68,14 +73,19 @@ def _stairs_of(axis: Axis, groups: int | None, floor: float) -> tuple[int, ...]:
 
 
 def _floors(space: Space, floor: Floor) -> dict[str, float]:
-    given = floor if isinstance(floor, Mapping) else dict.fromkeys(space.axes, floor)
-    for name, share in given.items():
+    named = floor if isinstance(floor, Mapping) else {}
+    for name in named:
         if name not in space.axes:
             near = did_you_mean(str(name), space.axes)
             raise SpecError(f"floor= names the unknown axis {name!r}{near}")
+    for share in floor.values() if isinstance(floor, Mapping) else [floor]:
         if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share <= 1:
             raise SpecError(f"a floor is a share above 0 and at most 1, but it is {share!r}")
-    return {name: float(given.get(name, FLOOR)) for name in space.axes}
+    most = FLOOR if isinstance(floor, Mapping) else floor
+    return {
+        name: float(named.get(name, axis.counts[0] / axis.size if axis.kind == BITS else most))
+        for name, axis in space.axes.items()
+    }
 
 
 def check_shares(name: str, shares: Sequence[float]) -> None:

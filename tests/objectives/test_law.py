@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nestling import SpecError
 from nestling.objectives import Law, draws_of
 from nestling.objectives.law import Draws
+from nestling.search.steps import stairs
 from nestling.spec import Axis, Space
 
 
@@ -89,11 +90,34 @@ def test_groups_are_kept_or_dropped_together(space):
     assert draws_of(space, groups=4).laws["layer3.a"].counts == (8, 16, 24, 32)
 
 
-def test_the_first_two_blocks_and_bits_stay_under_the_geometric_law():
-    space = axes(depth=("depth", 3), bits=("bits", 8))
-    laws = draws_of(space, law="geometric", go_on=0.8).laws
-    assert (laws["depth"].counts, laws["depth"].chances) == ((2, 3), pytest.approx((0.2, 0.8)))
-    assert laws["bits"].counts == tuple(range(2, 9))
+def test_the_first_two_blocks_stay_under_the_geometric_law():
+    law = draws_of(axes(depth=("depth", 3)), law="geometric", go_on=0.8).laws["depth"]
+    assert (law.counts, law.chances) == ((2, 3), pytest.approx((0.2, 0.8)))
+
+
+BITS = Axis("conv.bits", 32, "bits", (2, 4, 8, 32), outer=False)
+
+
+def test_bits_are_drawn_from_those_that_are_listed():
+    """They are no equal parts of their axis, so that shares of it mean nothing."""
+    space = Space(
+        {**axes(conv=("channels", 8)).axes, "conv.bits": BITS},
+        frozen=(), layouts={}, attributes=(), works=(),
+    )  # fmt: skip
+    for options in ({}, {"low": 0.5}, {"groups": 4}):
+        law = draws_of(space, **options).laws["conv.bits"]
+        assert (law.counts, law.chances) == ((2, 4, 8, 32), (0.25,) * 4)
+    law = draws_of(space, law="geometric", go_on=0.5).laws["conv.bits"]
+    assert (law.counts, law.chances) == ((2, 4, 8, 32), (0.5, 0.25, 0.125, 0.125))
+    assert draws_of(space, low={"bits": 0.125}).laws["conv.bits"].counts == (4, 8, 32)
+    assert draws_of(space, low={"bits": 0.125}).laws["conv"].counts[0] == 2
+    assert draws_of(space).floors(space) == {"conv": 0.25, "conv.bits": 2 / 32}
+    steps = stairs(space, 2, 0.5)
+    assert steps == {"conv": (8, 4), "conv.bits": (32, 8, 4, 2)}
+    assert stairs(space, 2, draws_of(space).floors(space)) == {"conv": (8, 4, 2), **{
+        "conv.bits": (32, 8, 4, 2)
+    }}  # fmt: skip
+    assert stairs(space, 2, {"conv.bits": 0.25})["conv.bits"] == (32, 8)
 
 
 @given(seed=st.integers(0, 1000))
