@@ -202,6 +202,8 @@ def pretrained_table() -> str:
 def serving_tables() -> str:
     """Return the tables of the serving benchmark, from its kept results."""
     return str(benchmark("serving").page())
+
+
 def integers_table() -> str:
     """Return the table of the kept figures of integers against floating point."""
     module = benchmark("integers")
