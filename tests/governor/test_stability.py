@@ -57,6 +57,20 @@ def test_a_slow_machine_is_noticed_and_its_recovery_too():
     assert found.late(60) < 0.02
 
 
+def test_a_backlog_as_old_as_the_deadline_makes_no_others_late():
+    """After a stall every request would be answered just too late, for as long as it is full."""
+    forecast = ladder(4, 2.0)
+    rate = 0.97 * forecast.capacity(0)
+
+    def took(rung, batch, now):
+        return forecast.times[rung][batch] + (150 if 2 < now < 2.05 else 0)
+
+    found = serve(forecast, evenly(rate, 6), took=took, deadline=60, ms=60)
+    late = [ms > 60 for since, ms, _ in found.answers if since > 2.3]
+    assert sum(late) <= 0.02 * len(late)
+    assert len(late) > 0.95 * rate * 3.7
+
+
 def test_down_at_once_and_up_slowly():
     forecast = ladder(4, 2.0)
     arrivals = sorted([*evenly(40, 20), *(10 + k / 2000 for k in range(60))])
