@@ -43,7 +43,7 @@ OBJECTIVES = 3  # the first scenarios: 70 % of the largest's capacity at three o
 def trials(options: argparse.Namespace) -> list[tuple[Scenario, str]]:
     """Return the scenarios and policies that are asked for."""
     return [
-        (scenario, policy)
+        (scenario.scaled(options.scale), policy)
         for scenario in SCENARIOS
         if any(fnmatch.fnmatch(scenario.name, pattern) for pattern in options.only or ["*"])
         for policy in options.policies
@@ -63,10 +63,10 @@ def measure(options: argparse.Namespace) -> None:
         }
         print(f"written: {results.write(folder, results.COSTS, taken, about)}")
     elif options.loadgen:
-        for scenario in SCENARIOS[:OBJECTIVES]:
+        for scenario in (each.scaled(options.scale) for each in SCENARIOS[:OBJECTIVES]):
             found = loadgen.server(scenario, served, options.queries)
             keep(folder, f"loadgen-server-{scenario.name}", found, about)
-        found = loadgen.single_stream(SCENARIOS[0], served)
+        found = loadgen.single_stream(SCENARIOS[0].scaled(options.scale), served)
         keep(folder, "loadgen-single-stream", found, about)
     else:
         for scenario, policy in trials(options):
@@ -91,7 +91,9 @@ def keep(folder: Path, name: str, found: dict[str, Any], about: dict[str, Any]) 
 
 def opened(options: argparse.Namespace) -> menus.Served:
     """Return what is served; trained first where there is no such file."""
-    recipe = menus.Recipe()
+    names = ("data", "epochs", "pictures")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    recipe = menus.Recipe(**given)
     if not options.menu.exists():
         print(f"training {recipe}", flush=True)
         menus.train(recipe, options.menu, options.data_dir)
@@ -148,6 +150,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--data-dir", help="folder of the data sets")
     made.add_argument("--seconds", type=float, default=20.0, help="of one trial")
     made.add_argument("--seed", type=int, default=0, help="of the arrivals")
+    made.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        help="times the objectives, for a machine that is shared",
+    )
+    made.add_argument("--data", help="train on this data set instead of the recipe's")
+    made.add_argument("--epochs", type=int, help="train for so many instead of the recipe's")
+    made.add_argument("--pictures", type=int, help="train on so many instead of the recipe's")
     made.add_argument("--threads", type=int, default=1, help="for the model")
     made.add_argument("--only", nargs="+", metavar="SCENARIO", help="these, or patterns")
     made.add_argument("--policies", nargs="+", default=rivals.POLICIES, choices=rivals.POLICIES)

@@ -62,7 +62,7 @@ def draw(found: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     axes[2].set_ylim(-3, 103)
     _name(axes[2], "late, % of the requests")
     axes[2].set_xlabel("seconds", **lettering(9, MUTED))
-    axes[2].legend(frameon=False, fontsize=8, loc="center right")
+    axes[2].legend(frameon=False, fontsize=8, loc="upper left")
     return save(figure, path)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nestling.governor import Forecast
 
@@ -28,6 +28,10 @@ class Scenario:
     of: str
     times: float
     percentile: float = 99.0
+
+    def scaled(self, factor: float) -> Scenario:
+        """Return the scenario with an objective that is so many times as loose."""
+        return replace(self, times=self.times * factor)
 
     def rate(self, forecast: Forecast) -> float:
         """Return the requests a second."""

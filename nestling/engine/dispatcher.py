@@ -84,14 +84,19 @@ class Dispatcher:
         """Return what runs now, on one choice of the governor; None where nothing waits.
 
         Requests that were cancelled are dropped, and those whose deadline not even the fastest
-        entry can meet are not run: `over` gives them.
+        entry can meet are not run: `over` gives them. Where more wait than the fastest runs at
+        once, those that its whole batch cannot meet are not run either: each of them would be
+        answered too late and make another one late.
         """
         head = self._head(now)
         if head is None:
             return None
         choice = self._choose(now, head)
         rung = choice.rung if head.rungs is None else head.rungs[choice.rung]
-        requests = self._taken(head, max(choice.batch, 1), now)
+        most = max(choice.batch, 1)
+        full = rung <= choice.policy.least and len(self._waiting) > most
+        needed = self._usual(rung, most) if full else self._least()
+        requests = self._taken(head, most, now + needed)
         if not requests:
             return self.next(now)
         return Batch(requests, rung, choice.policy.forecast.names[rung], choice)
@@ -134,17 +139,22 @@ class Dispatcher:
         """Return the next request that is to run; those before it that are not, are taken out."""
         while self._waiting:
             request = self._waiting[0][2]
-            if not self._is_gone(request, now):
+            if not self._is_gone(request, now + self._least()):
                 return request
             heapq.heappop(self._waiting)
         return None
 
-    def _is_gone(self, request: Request, now: float) -> bool:
-        """Return whether a request was cancelled or has expired, and count it."""
+    def _is_gone(self, request: Request, end: float) -> bool:
+        """Return whether a request was cancelled or cannot be answered in time, and count it.
+
+        Args:
+            request: that waits.
+            end: when it would be answered at the soonest.
+        """
         if request.future.cancelled():
             self.counts.cancelled += 1
             return True
-        if request.deadline - now > self._least():
+        if request.deadline > end:
             return False
         self.counts.expired += 1
         self._answered += 1
@@ -154,11 +164,15 @@ class Dispatcher:
 
     def _least(self) -> float:
         """Return the seconds that an answer takes at least, as far as is known."""
-        if self.last is None:
-            return 0.0
+        return 0.0 if self.last is None else self._usual(self.last.policy.least, 1)
+
+    def _usual(self, rung: int, batch: int) -> float:
+        """Return the seconds that a call usually takes, as far as is known."""
+        assert self.last is not None
         policy, state = self.last.policy, self.last.state
-        usual = policy.forecast.times[policy.least][1]
-        return usual * state.pace * state.factors[policy.least] / 1000
+        times = policy.forecast.times[rung]
+        usual = times[min(batch, len(times) - 1)]
+        return usual * state.pace * state.factors[rung] / 1000
 
     def _choose(self, now: float, head: Request) -> Choice:
         rung, batch, took = self._ran
@@ -182,8 +196,14 @@ class Dispatcher:
         self.last = choice
         return choice
 
-    def _taken(self, head: Request, most: int, now: float) -> list[Request]:
-        """Return the requests of the next batch: those of the head's budget, in order."""
+    def _taken(self, head: Request, most: int, end: float) -> list[Request]:
+        """Return the requests of the next batch: those of the head's budget, in order.
+
+        Args:
+            head: the first of them.
+            most: how many there may be.
+            end: when they would be answered.
+        """
         taken: list[Request] = []
         passed: list[tuple[int, int, Request]] = []
         while self._waiting and len(taken) < most and len(passed) < LOOK * most:
@@ -191,7 +211,7 @@ class Dispatcher:
             request = each[2]
             if request.rungs is not head.rungs:
                 passed.append(each)
-            elif not self._is_gone(request, now):
+            elif not self._is_gone(request, end):
                 if request.future.set_running_or_notify_cancel():
                     taken.append(request)
                 else:

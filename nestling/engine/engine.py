@@ -232,7 +232,7 @@ class Engine:
         return Sight(
             entry="" if last is None else last.entry,
             queue=waiting,
-            rate=0.0 if last is None else 1000 * last.state.rate,
+            rate=0.0 if last is None else 1000 * last.state.surge,
             p50_ms=percentile(took, 50),
             p95_ms=percentile(took, 95),
             p99_ms=percentile(took, 99),

@@ -80,7 +80,8 @@ class State(NamedTuple):
         rung: that was chosen.
         clock: the last reading's time that made sense; None before the first.
         time: seconds that have passed, without jumps of the clock.
-        rate: arrivals a millisecond, smoothed.
+        rate: arrivals a millisecond, smoothed over a hold.
+        surge: the same over a fifth of a hold; the larger of both counts.
         pace: how many times as long as profiled all calls take here now.
         factors: by rung, how many times as long as that its calls take.
         spread: how many times as long as usual the slow ones take.
@@ -99,6 +100,7 @@ class State(NamedTuple):
     clock: float | None
     time: float
     rate: float
+    surge: float
     pace: float
     factors: tuple[float, ...]
     spread: float
@@ -143,7 +145,7 @@ class Choice(NamedTuple):
         factor = state.pace * state.factors[self.rung]
         seen = (
             f"{self.reading.queue} waiting, the next for {self.reading.waited_ms:.1f} ms, "
-            f"{1000 * state.rate:.0f} a second, calls take {factor:.2f} times "
+            f"{1000 * max(state.rate, state.surge):.0f} a second, calls take {factor:.2f} times "
             f"the profile (slow ones {state.spread:.2f} times that), caution {state.caution:.2f}"
         )
         told = {

@@ -52,8 +52,8 @@ def begin(policy: Policy, rung: int | None = None) -> State:
         ]
         rung = max(fitting, default=0)
     return State(
-        policy, rung, None, 0.0, 0.0, 1.0, factors, SPREAD, 1.0, 0, rung, 0.0, -math.inf, 1.0, 0.0,
-        1.0,
+        policy, rung, None, 0.0, 0.0, 0.0, 1.0, factors, SPREAD, 1.0, 0, rung, 0.0, -math.inf, 1.0,
+        0.0, 1.0,
     )  # fmt: skip
 
 
@@ -71,11 +71,12 @@ def step(state: State, reading: Reading) -> tuple[State, Choice]:
         >>> choice.entry
         'half'
     """
-    whole, rung, clock, time, rate, pace, factors, spread, caution, ran = state[:10]
+    whole, rung, clock, time, rate, surge, pace, factors, spread, caution, ran = state[:11]
     now, queue, waited, arrived, _, batch, _, answered, _, _ = reading
     clock, gap = _passed(clock, now, whole.gap)
+    rate = _rate(rate, arrived, gap, whole.hold, time)
+    surge = _rate(surge, arrived, gap, CALM * whole.hold, time)
     time += gap
-    rate = _rate(rate, arrived, gap, whole.hold)
     policy = whole if whole.moment is None else whole.moment(time)
     spent = state.spent
     if batch >= 1:
@@ -84,7 +85,7 @@ def step(state: State, reading: Reading) -> tuple[State, Choice]:
         caution = _warned(caution, reading, policy.percentile, ran)
     queue = queue if 1 <= queue < LARGEST else 1
     waited = waited if 0 <= waited < LARGEST else 0.0
-    seen = queue, waited, rate, spent
+    seen = queue, waited, rate if rate > surge else surge, spent
     slow = pace * caution
     top, fits, batch, lasting = _fitting(policy, rung, (slow, factors, spread), seen)
     cause, rung, better, calm, raised, patience, until = _moved(state, time, top, fits, lasting)
@@ -93,8 +94,8 @@ def step(state: State, reading: Reading) -> tuple[State, Choice]:
         batch = policy.judge(rung, own, own * spread, *seen)[1]
     ran = ran + 1 if rung == state.rung else 0
     new = State(
-        whole, rung, clock, time, rate, pace, factors, spread, caution, ran, better, calm, raised,
-        patience, until, spent,
+        whole, rung, clock, time, rate, surge, pace, factors, spread, caution, ran, better, calm,
+        raised, patience, until, spent,
     )  # fmt: skip
     names = whole.forecast.names
     choice = Choice(rung, names[rung], batch, names[state.rung], cause, policy, reading, new)
@@ -147,13 +148,18 @@ def _passed(clock: float | None, now: float, most: float) -> tuple[float | None,
     return now, gap if gap < most else most
 
 
-def _rate(rate: float, arrived: float, gap: float, hold: float) -> float:
-    """Return the smoothed arrivals a millisecond; those of one instant wait for the clock."""
+def _rate(rate: float, arrived: float, gap: float, hold: float, time: float) -> float:
+    """Return the arrivals a millisecond, smoothed over a hold.
+
+    In the beginning that is their mean, since nothing is known before. Those of one instant count
+    for nothing.
+    """
     if not 0 <= arrived < LARGEST or gap <= 0:
         return rate
     milliseconds, window = 1000 * gap, 1000 * hold
     if rate * window < ARRIVALS and rate > SELDOM:
         window = ARRIVALS / rate
+    window = window if window < 1000 * time else 1000 * time
     return rate + (arrived - rate * milliseconds) / (window + milliseconds)
 
 
@@ -161,7 +167,7 @@ def _learned(
     state: State, reading: Reading, policy: Policy
 ) -> tuple[float, tuple[float, ...], float, float]:
     """Return the corrections after a batch: pace, factors by rung, spread, and energy."""
-    pace, factors, spread, _, ran = state[5:10]
+    pace, factors, spread, _, ran = state[6:11]
     spent = state.spent
     _, _, _, _, rung, batch, took, _, _, joules = reading
     forecast = policy.forecast
@@ -219,7 +225,7 @@ def _moved(
         fits: whether it does; False where not even the fastest fits.
         lasting: whether the state's rung would not fit without a queue either.
     """
-    rung, better, calm, raised, patience, until = state.rung, *state[10:15]
+    rung, better, calm, raised, patience, until = state.rung, *state[11:16]
     hold = state.policy.hold
     if top < rung or not fits:
         if lasting and top < rung:

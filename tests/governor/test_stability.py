@@ -57,6 +57,32 @@ def test_a_slow_machine_is_noticed_and_its_recovery_too():
     assert found.late(60) < 0.02
 
 
+def test_a_heavy_load_from_the_start_is_noticed_at_once():
+    """Long before the hold is over, over which rates are smoothed."""
+    forecast = ladder(4, 2.0, 8.0)
+    hold = policy("latency", forecast, {"ms": 600}).hold
+    found = serve(
+        forecast, poisson(0.7 * forecast.capacity(0), 0.7 * hold, seed=3), deadline=600, ms=600
+    )
+    assert found.late(600) <= 0.01
+    rate = found.changes[-1][1].state.surge
+    assert 1000 * rate == pytest.approx(0.7 * forecast.capacity(0), rel=0.3)
+
+
+def test_a_backlog_as_old_as_the_deadline_makes_no_others_late():
+    """After a stall every request would be answered just too late, for as long as it is full."""
+    forecast = ladder(4, 2.0)
+    rate = 0.97 * forecast.capacity(0)
+
+    def took(rung, batch, now):
+        return forecast.times[rung][batch] + (150 if 2 < now < 2.05 else 0)
+
+    found = serve(forecast, evenly(rate, 6), took=took, deadline=60, ms=60)
+    late = [ms > 60 for since, ms, _ in found.answers if since > 2.3]
+    assert sum(late) <= 0.02 * len(late)
+    assert len(late) > 0.95 * rate * 3.7
+
+
 def test_down_at_once_and_up_slowly():
     forecast = ladder(4, 2.0)
     arrivals = sorted([*evenly(40, 20), *(10 + k / 2000 for k in range(60))])
