@@ -17,13 +17,13 @@ import argparse
 import copy
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from comparison.results import commit
 from torch import Tensor, nn
 
 import nestling
@@ -135,7 +135,7 @@ def run(model: nn.Module, menu: nestling.Menu, batch: int, options: Any) -> dict
     print(f"batch {batch}: making {', '.join(names)} ready", flush=True)
     measured = profiled(menu, batch, backends=names, seconds=seconds, precision=0.01)
     profile = measured.profile
-    images = torch.randn(batch, 3, 224, 224)
+    images = menu.net.signature.example(batch, torch.device("cpu"))[0][0]
     loaded = nestling.LoadedModel(measured)
     loaded.prepare(batch)
     rivals = plain_engines(model, images, names)
@@ -168,15 +168,6 @@ def run(model: nn.Module, menu: nestling.Menu, batch: int, options: Any) -> dict
     }
     print(json.dumps(found), flush=True)
     return found
-
-
-def commit() -> str:
-    """Return the commit that is measured; "unknown" outside of a repository."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
-    )  # fmt: skip
-    return found.stdout.strip() or "unknown"
 
 
 # -- the kept result --------------------------------------------------------------------------

@@ -210,7 +210,7 @@ class Menu:
 
         Args:
             batch: examples in a call.
-            backend: "eager" for views of the shared weights, or "packed".
+            backend: "eager" for views of the shared weights, or another of `nestling.backends`.
 
         Raises:
             BudgetError: there is no such profile.

@@ -37,7 +37,7 @@ class Key:
     Attributes:
         device: model name of the processor, or of the GPU.
         backend: what runs the subnet: eager (views of the shared weights), packed (a copy of its
-            own), onnxruntime ...
+            own), onnxruntime ...; see `nestling.backends`.
         threads: threads that one call may use.
         batch: inputs per call.
         dtype: of the input, such as float32.

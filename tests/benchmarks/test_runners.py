@@ -1,0 +1,56 @@
+"""The benchmark of backends, on a tiny net: its figures are those that it measured."""
+
+import importlib.util
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import FOLDER
+from torch import nn
+
+import nestling
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("backends_benchmark", FOLDER / "backends.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_its_figures_belong_together(script):
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 3, 3)).eval()
+    net = nestling.Supernet(model, torch.randn(2, 1, 8, 8))
+    menu = nestling.make_menu(net, {"quarter": net.space.spec(width=0.25)}, measure=False)
+    options = SimpleNamespace(backends=["eager", "packed"], seconds=0.01)
+    found = script.run(model, menu, 3, options)
+    assert set(found["backends"]) == {"eager", "packed"}
+    assert set(found["plain_ms"]) == {"eager", "eager channels-last"}
+    assert found["best_engine"] == min(found["plain_ms"], key=found["plain_ms"].get)
+    fastest = {
+        name: min(row[f"{name}_ms"] for row in found["backends"].values())
+        for name in ("full", "quarter")
+    }
+    for name, backend in found["auto"].items():
+        assert found["backends"][backend][f"{name}_ms"] <= 1.01 * fastest[name]
+    for figure in ("auto_against_best_engine", "quarter_macs_speedup"):
+        assert found[figure]["low"] <= found[figure]["median"] <= found[figure]["high"]
+        assert found[figure]["runs"] >= 11
+
+
+def test_the_summary_and_the_table_say_what_is_kept(script):
+    kept = json.loads(script.KEPT.read_text())
+    batch = kept["batches"]["1"]
+    worse = {**batch, "auto_against_best_engine": {**batch["auto_against_best_engine"]}}
+    worse["auto_against_best_engine"]["median"] = 9.0
+    found = script.summary({"batches": {"1": batch, "32": worse}})
+    assert found["auto_against_best_engine"] == 9.0
+    assert set(found) == {
+        "quarter_macs_speedup_b1", "quarter_macs_speedup_b32", "auto_against_best_engine",
+    }  # fmt: skip
+    for name, row in batch["backends"].items():
+        assert f"| 1 | {name} |" in script.table(kept)
+        assert f" {row['quarter_ms']:.1f} |" in script.table(kept)
+    assert script.summary({"batches": {}}) == {}
