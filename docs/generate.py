@@ -184,7 +184,20 @@ def pretrained_table() -> str:
     return "\n".join(lines)
 
 
+def integers_table() -> str:
+    """Return the table of the kept figures of integers against floating point."""
+    module = benchmark("integers")
+    kept = module.kept()
+    where = kept["machine"]
+    return (
+        f"{module.table(kept)}\n\nResNet-18 at 224 pixels on {where['processor']}, "
+        f"{where['threads']} threads, OpenVINO {where['openvino']}, ONNX Runtime "
+        f"{where['onnxruntime']}, torch {where['torch']}."
+    )
+
+
 TABLES = {
+    "integers": integers_table,
     "overhead": overhead_table,
     "worst": worst_table,
     "pretrained": pretrained_table,

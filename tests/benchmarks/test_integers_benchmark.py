@@ -43,3 +43,10 @@ def test_the_table_has_a_line_for_each_case(integers):
     lines = integers.table({"rows": list(rows())}).splitlines()
     assert len(lines) == 2 + 12
     assert lines[2] == "| openvino | 4 | 1 | 10.0 | 2.5 | 4.01 (3.91 to 4.11) |"
+
+
+def test_kept_figures_are_of_every_case_and_the_outputs_agreed(integers):
+    kept = integers.kept()
+    cases = {(row["runtime"], row["bits"], row["batch"]) for row in kept["rows"]}
+    assert cases == {(r, n, b) for r in integers.RUNTIMES for n in (4, 7, 8) for b in (1, 32)}
+    assert all(row["difference"] < 0.02 for row in kept["rows"])
