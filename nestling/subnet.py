@@ -64,11 +64,8 @@ def build(
     memo: dict[int, Any] = {id(t): t for t in loose_tensors(model)}
     absent = space.absent(counts)
     with torch.inference_mode(False):
-        extras = {name for coding in space.codings for name in coding.extras}
         for name, parameter in model.named_parameters():
             if absent(name):
-                if name in extras:
-                    memo[id(parameter)] = None  # a copy of its layer holds nothing in its place
                 continue
             cut = Cut.of(space.layouts[name], counts)
             memo[id(parameter)], tie.parameters[name] = tether(gradients[name], cut)

@@ -111,13 +111,14 @@ def test_a_runtime_computes_it_with_integers(tmp_path):
         torch.manual_seed(0)
         layers = [nn.Conv2d(3 if n == 0 else 8, 8, 3, padding=1) for n in range(4)]
         model = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))
-        net = nestling.Supernet(model, images(), bits=Bits((4, 8), inputs=8), step=4)
+        net = nestling.Supernet(model, images(), bits=Bits((4, 8), inputs=4), step=4)
     subnet = net.subnet({"2.bits": 4, "4.bits": 8}).eval()
     packed, path = nestling.pack(subnet, integers=True), tmp_path / "integers.onnx"
     torch.onnx.export(packed, (images(),), str(path), dynamo=True, verbose=False)
     graph = onnx.load(path).graph
     kinds = [node.op_type for node in graph.node]
     assert kinds.count("QuantizeLinear") == 2
+    assert kinds.count("Clip") == 2  # a runtime itself would cut where 8 bits end
     assert kinds.count("Conv") == 5  # one adds the half steps of 8 bits
     stored = {each.name: each for each in graph.initializer if each.name.endswith("integers")}
     assert {each.data_type for each in stored.values()} == {onnx.TensorProto.INT8}
@@ -127,7 +128,7 @@ def test_a_runtime_computes_it_with_integers(tmp_path):
     with torch.no_grad():
         away = (torch.from_numpy(found) - subnet(images())).abs()
     # An input on the border of two levels may go to either.
-    assert float(away.max()) < 2e-3
+    assert float(away.max()) < 5e-2
     assert float(away.median()) < 1e-6
 
 
