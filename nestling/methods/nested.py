@@ -78,7 +78,7 @@ def nested(
             weights, whose first units are no better than the last ones. None keeps the order.
         rank_options: of the ranker.
         fractions: shares of the full net's cost that the menu shall have; those that are below
-            what the smallest drawn subnet costs are left out, which is said.
+            what the smallest drawn subnet costs stand for this one, which is said.
         budgets: the same in the cost's own units, all of which must be within reach.
         cost: what is constrained, one of `nestling.search.costs()`.
         search_options: of the greedy search: `groups`, `slack` and `look`.
@@ -113,7 +113,8 @@ def nested(
         fresh = statistics == "own"
         smaller = searched(run, "greedy", slice_, options, cost=price, recalibrate=fresh)
         found += [each.spec for each in smaller]
-        _tell_missed(run, len(found) - 1, options)
+        if cost != LATENCY:
+            _tell_missed(run, price(found[-1]) / price(found[0]), fractions)
     return {
         name: (spec, _subnet(run.net, spec, statistics))
         for name, spec in names_for(run.net, found).items()
@@ -204,10 +205,10 @@ def _subnet(net: Supernet, spec: Spec, statistics: str) -> nn.Module:
     return subnet
 
 
-def _tell_missed(run: Run, found: int, options: Mapping[str, Any]) -> None:
-    wanted = len(set(options["targets"])) + len(set(options["budgets"]))
-    if found < wanted:
+def _tell_missed(run: Run, least: float, fractions: Sequence[float]) -> None:
+    missed = [share for share in fractions if share < least]
+    if missed:
         run.reporter.say(
-            f"{found} subnets were found for {wanted} fractions and budgets: the others are below "
-            "what the smallest subnet that was trained costs, or one subnet is within two of them"
+            f"fractions {', '.join(map(str, missed))} are below what the smallest subnet that was "
+            f"drawn costs, {least:.3g} of the full net, and stand for that one; lower low="
         )

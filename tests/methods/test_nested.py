@@ -146,10 +146,15 @@ def test_other_costs_and_budgets(deep, small):
     assert menu.entries[1].params > 0.2 * whole  # the search went no further
 
 
-def test_fractions_below_the_smallest_are_left_out(deep, small, capsys):
-    menu = fitted(copy_of(deep), small, kinds=["depth"], fractions=(1.0, 0.6, 0.01), progress=True)
-    assert len(menu) == 2
-    assert "1 subnets were found for 2 fractions and budgets" in capsys.readouterr().err
+def test_fractions_below_the_smallest_stand_for_that_one(deep, small, capsys):
+    net = copy_of(deep)
+    menu = fitted(
+        net, small, kinds=["depth"], fractions=(1.0, 0.7, 0.01, 0.02), epochs=0, progress=True
+    )
+    assert len(menu) == 3
+    least = {name: 1 for name, axis in net.space.axes.items() if axis.kind == "depth"}
+    assert menu.entries[-1].spec == net.space.spec(least)
+    assert "fractions 0.01, 0.02 are below what the smallest" in capsys.readouterr().err
 
 
 def test_shared_statistics_are_not_measured_afresh(small):
