@@ -33,7 +33,7 @@ from nestling.spec import Spec
 from nestling.supernet import Supernet
 from nestling.training import Run
 
-IDLE = ("moves", "rests")
+IDLE = ("rests", "moves")
 LOOK = 4  # axes that a step of the search looks at
 
 
@@ -48,7 +48,7 @@ def nested(
     tied: str = "axis",
     every: int = 1,
     statistics: str = "own",
-    idle: str = "moves",
+    idle: str = "rests",
     rank_by: str | None = None,
     rank_options: Mapping[str, Any] | None = None,
     fractions: Sequence[float] = FRACTIONS,
@@ -72,8 +72,8 @@ def nested(
             on small nets costs as much as the step itself.
         statistics: of norms: "own" measures them afresh for every subnet; "shared" has one set that
             all drawn subnets move, as in the paper, and measures nothing afresh.
-        idle: what an optimiser's decay and momentum do with units that a step has dropped: it
-            "moves" them as it does all, or each of them "rests", with its momentum.
+        idle: whether what a step has dropped "rests", with its momentum, or "moves" by the
+            optimiser's decay and momentum as all else.
         rank_by: name of a ranker that puts the units in order before the training; for pretrained
             weights, whose first units are no better than the last ones. None keeps the order.
         rank_options: of the ranker.

@@ -48,8 +48,11 @@ def fitted(net, small, **options):
 @pytest.mark.parametrize(
     ("options", "stops"),
     [
-        ({"idle": "rests", "every": 2}, [(2, 0), (-5, 0), (0, 3)]),
-        ({"statistics": "shared", "rank_by": "l1", "kind": "Dense", "law": "geometric"}, [(6, 0)]),
+        ({"every": 2}, [(2, 0), (-5, 0), (0, 3)]),
+        (
+            {"statistics": "shared", "rank_by": "l1", "kind": "Dense", "idle": "moves"},
+            [(6, 0)],
+        ),
     ],
     ids=["rests", "shared"],
 )
@@ -115,7 +118,7 @@ def test_weights_equal_those_of_a_plain_loop(small):
         stage(watched, **options)
 
     run.train_stage = spied
-    nested(run, fractions=(1.0,))
+    nested(run, fractions=(1.0,), idle="moves")
     optimizer = small.decaying(twin.parameters())
     for step, counts in enumerate(specs):
         optimizer.param_groups[0]["lr"] = 0.05 * nestling.optimizers.cosine(step, 6)
