@@ -133,6 +133,23 @@ def test_weights_equal_those_of_a_plain_loop(small):
         torch.testing.assert_close(found, expected, msg=name)
 
 
+def test_what_a_step_drops_rests_unless_it_shall_move(small, drawn):
+    """One step with weight decay: the dropped rows of the first layer keep every bit, or shrink."""
+    for options, same in (({}, True), ({"idle": "moves"}, False)):
+        net = small.supernet()
+        before = net.model.conv1.weight.detach().clone()
+        nestling.fit(
+            net, small.batches(16), small.batches(16), method="nested", epochs=1, progress=False,
+            precision="float32", fractions=(1.0,), optimizer=small.decaying, seed=3,
+            **options,
+        )  # fmt: skip
+        kept = drawn[-1]["conv1"]
+        assert kept < 8
+        after = net.model.conv1.weight
+        assert not torch.equal(after[:kept], before[:kept])
+        assert torch.equal(after[kept:], before[kept:]) == same
+
+
 def test_pretrained_weights_are_ranked_first(small):
     net = small.supernet()
     expected = nestling.rank(net, "l1")
