@@ -93,7 +93,7 @@ def work(options: argparse.Namespace) -> int:
             print(listed(of, every, options))
             continue
         try:
-            wanted = chosen(every, only=options.only, part=parse_part(options.slice))
+            wanted = chosen(every, only=options.only, part=parse_part(options.slice, "--slice"))
         except ModelError:
             if options.part or not options.only:
                 raise

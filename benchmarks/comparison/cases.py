@@ -293,13 +293,13 @@ def chosen(
     return found[number - 1 :: count]
 
 
-def parse_part(text: str) -> tuple[int, int]:
-    """Return (i, n) of "i/n".
+def parse_part(text: str, option: str = "--part") -> tuple[int, int]:
+    """Return (i, n) of "i/n", which an option of the command is.
 
     Raises:
         ModelError: it is no part.
     """
     first, _, second = text.partition("/")
     if not (first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second)):
-        raise ModelError(f"--part is i/n with i from 1 to n, such as 1/4, not {text!r}")
+        raise ModelError(f"{option} is i/n with i from 1 to n, such as 1/4, not {text!r}")
     return int(first), int(second)

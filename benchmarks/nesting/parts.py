@@ -44,7 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "geometric 0.95": {"law": "geometric", "go_on": 0.95},
     "tied": {"tied": "kind"},
     f"drawn every {EVERY} steps": {"every": EVERY},
-    "idle units rest": {"idle": "rests"},
+    "idle units move": {"idle": "moves"},
     "one set of statistics": {"statistics": "shared"},
     "all axes looked at": {"search_options": {"look": None}},
 }

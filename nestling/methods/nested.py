@@ -33,7 +33,7 @@ from nestling.spec import Spec
 from nestling.supernet import Supernet
 from nestling.training import Run
 
-IDLE = ("moves", "rests")
+IDLE = ("rests", "moves")
 LOOK = 4  # axes that a step of the search looks at
 
 
@@ -48,7 +48,7 @@ def nested(
     tied: str = "axis",
     every: int = 1,
     statistics: str = "own",
-    idle: str = "moves",
+    idle: str = "rests",
     rank_by: str | None = None,
     rank_options: Mapping[str, Any] | None = None,
     fractions: Sequence[float] = FRACTIONS,
@@ -72,13 +72,13 @@ def nested(
             on small nets costs as much as the step itself.
         statistics: of norms: "own" measures them afresh for every subnet; "shared" has one set that
             all drawn subnets move, as in the paper, and measures nothing afresh.
-        idle: what an optimiser's decay and momentum do with units that a step has dropped: it
-            "moves" them as it does all, or each of them "rests", with its momentum.
+        idle: whether what a step has dropped "rests", with its momentum, or "moves" by the
+            optimiser's decay and momentum as all else.
         rank_by: name of a ranker that puts the units in order before the training; for pretrained
             weights, whose first units are no better than the last ones. None keeps the order.
         rank_options: of the ranker.
         fractions: shares of the full net's cost that the menu shall have; those that are below
-            what the smallest drawn subnet costs are left out, which is said.
+            what the smallest drawn subnet costs stand for this one, which is said.
         budgets: the same in the cost's own units, all of which must be within reach.
         cost: what is constrained, one of `nestling.search.costs()`.
         search_options: of the greedy search: `groups`, `slack` and `look`.
@@ -113,7 +113,8 @@ def nested(
         fresh = statistics == "own"
         smaller = searched(run, "greedy", slice_, options, cost=price, recalibrate=fresh)
         found += [each.spec for each in smaller]
-        _tell_missed(run, len(found) - 1, options)
+        if cost != LATENCY:
+            _tell_missed(run, price(found[-1]) / price(found[0]), fractions)
     return {
         name: (spec, _subnet(run.net, spec, statistics))
         for name, spec in names_for(run.net, found).items()
@@ -204,10 +205,10 @@ def _subnet(net: Supernet, spec: Spec, statistics: str) -> nn.Module:
     return subnet
 
 
-def _tell_missed(run: Run, found: int, options: Mapping[str, Any]) -> None:
-    wanted = len(set(options["targets"])) + len(set(options["budgets"]))
-    if found < wanted:
+def _tell_missed(run: Run, least: float, fractions: Sequence[float]) -> None:
+    missed = [share for share in fractions if share < least]
+    if missed:
         run.reporter.say(
-            f"{found} subnets were found for {wanted} fractions and budgets: the others are below "
-            "what the smallest subnet that was trained costs, or one subnet is within two of them"
+            f"fractions {', '.join(map(str, missed))} are below what the smallest subnet that was "
+            f"drawn costs, {least:.3g} of the full net, and stand for that one; lower low="
         )

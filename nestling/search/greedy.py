@@ -52,8 +52,8 @@ def greedy(
             costs no more, and stops at the last. Without targets and budgets it returns all, down
             to the floors.
         budgets: the same in the cost's own units: multiply-accumulates, bytes, milliseconds ...
-        reachable: whether targets below what the floors cost are passed over, as long as one is
-            within reach; budgets never are.
+        reachable: whether targets below what the floors cost stand for the net at its floors, as
+            long as one is within reach; budgets never do.
         slack: losses of accuracy below this count as this, so that among steps that cost nothing
             noticeable the largest saving is taken, not the luckiest one.
         look: axes that are looked at in a step: those that were the best bargains when they were
@@ -157,7 +157,7 @@ def _limits(
     """
     wanted = [(share * whole, f"{share:.3g} of the full net") for share in targets]
     if reachable and any(limit >= least for limit, _ in wanted):
-        wanted = [(limit, said) for limit, said in wanted if limit >= least]
+        wanted = [(max(limit, least), said) for limit, said in wanted]
     wanted += [(budget, f"{budget:.4g}") for budget in budgets]
     limit, said = min(wanted, default=(least, ""))
     if limit < least:

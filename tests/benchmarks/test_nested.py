@@ -218,7 +218,7 @@ def test_mistakes(nested, capsys):
     assert nested.main(["--only", "nothing"]) == 1
     assert "no part has a case called" in capsys.readouterr().err
     assert nested.main(["--part", "depth", "--slice", "5/4"]) == 1
-    assert "--part is i/n" in capsys.readouterr().err
+    assert "--slice is i/n" in capsys.readouterr().err
 
 
 def test_tables_of_every_part():

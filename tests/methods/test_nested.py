@@ -48,8 +48,11 @@ def fitted(net, small, **options):
 @pytest.mark.parametrize(
     ("options", "stops"),
     [
-        ({"idle": "rests", "every": 2}, [(2, 0), (-5, 0), (0, 3)]),
-        ({"statistics": "shared", "rank_by": "l1", "kind": "Dense", "law": "geometric"}, [(6, 0)]),
+        ({"every": 2}, [(2, 0), (-5, 0), (0, 3)]),
+        (
+            {"statistics": "shared", "rank_by": "l1", "kind": "Dense", "idle": "moves"},
+            [(6, 0)],
+        ),
     ],
     ids=["rests", "shared"],
 )
@@ -115,7 +118,7 @@ def test_weights_equal_those_of_a_plain_loop(small):
         stage(watched, **options)
 
     run.train_stage = spied
-    nested(run, fractions=(1.0,))
+    nested(run, fractions=(1.0,), idle="moves")
     optimizer = small.decaying(twin.parameters())
     for step, counts in enumerate(specs):
         optimizer.param_groups[0]["lr"] = 0.05 * nestling.optimizers.cosine(step, 6)
@@ -128,6 +131,23 @@ def test_weights_equal_those_of_a_plain_loop(small):
         optimizer.step()
     for (name, found), expected in zip(net.named_parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(found, expected, msg=name)
+
+
+def test_what_a_step_drops_rests_unless_it_shall_move(small, drawn):
+    """One step with weight decay: the dropped rows of the first layer keep every bit, or shrink."""
+    for options, same in (({}, True), ({"idle": "moves"}, False)):
+        net = small.supernet()
+        before = net.model.conv1.weight.detach().clone()
+        nestling.fit(
+            net, small.batches(16), small.batches(16), method="nested", epochs=1, progress=False,
+            precision="float32", fractions=(1.0,), optimizer=small.decaying, seed=3,
+            **options,
+        )  # fmt: skip
+        kept = drawn[-1]["conv1"]
+        assert kept < 8
+        after = net.model.conv1.weight
+        assert not torch.equal(after[:kept], before[:kept])
+        assert torch.equal(after[kept:], before[kept:]) == same
 
 
 def test_pretrained_weights_are_ranked_first(small):
@@ -146,10 +166,15 @@ def test_other_costs_and_budgets(deep, small):
     assert menu.entries[1].params > 0.2 * whole  # the search went no further
 
 
-def test_fractions_below_the_smallest_are_left_out(deep, small, capsys):
-    menu = fitted(copy_of(deep), small, kinds=["depth"], fractions=(1.0, 0.6, 0.01), progress=True)
-    assert len(menu) == 2
-    assert "1 subnets were found for 2 fractions and budgets" in capsys.readouterr().err
+def test_fractions_below_the_smallest_stand_for_that_one(deep, small, capsys):
+    net = copy_of(deep)
+    menu = fitted(
+        net, small, kinds=["depth"], fractions=(1.0, 0.7, 0.01, 0.02), epochs=0, progress=True
+    )
+    assert len(menu) == 3
+    least = {name: 1 for name, axis in net.space.axes.items() if axis.kind == "depth"}
+    assert menu.entries[-1].spec == net.space.spec(least)
+    assert "fractions 0.01, 0.02 are below what the smallest" in capsys.readouterr().err
 
 
 def test_shared_statistics_are_not_measured_afresh(small):

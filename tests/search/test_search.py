@@ -307,11 +307,12 @@ def test_budgets_are_in_the_costs_own_units(deep, made_up):
     assert deep.space.bytes(same[0].spec) <= budgets[0] < whole
 
 
-def test_targets_out_of_reach_are_passed_over_where_that_is_asked_for(deep, made_up):
+def test_targets_out_of_reach_stand_for_the_floors_where_that_is_asked_for(deep, made_up):
     score = made_up(deep.space)
     make = greedy(deep.space, kinds=["depth"], targets=(0.7, 0.01), reachable=True)
-    (found,) = conduct(make, deep, score=score)
+    found, least = conduct(make, deep, score=score)
     assert deep.space.macs(found.spec) <= 0.7 * deep.space.macs(deep.space.full)
+    assert {least.spec[n] for n, axis in deep.space.axes.items() if axis.kind == "depth"} == {1}
     for options in ({"targets": (0.01,)}, {"targets": (0.7,), "budgets": (1,)}):
         with pytest.raises(BudgetError, match="with all axes at their floors"):
             conduct(greedy(deep.space, reachable=True, **options), deep, score=score)
