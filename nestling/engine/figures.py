@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from nestling.backends import AUTO
 from nestling.entry import score
 from nestling.errors import BudgetError
 from nestling.governor import Forecast
@@ -33,15 +34,14 @@ def forecast(model: LoadedModel, without: Collection[str] = ()) -> Forecast:
         BudgetError: nothing was measured here in the way that the model runs, with one example.
     """
     menu = model.menu
-    known = known_batches(model)
-    if 1 not in known:
-        menu.latencies(1, _way(model))  # refuses, with what was measured and the command
+    tables = {batch: model.latencies(batch) for batch in known_batches(model)}
+    if 1 not in tables:
+        model.latencies(1)  # refuses, with what was measured and the command
     offered = [entry for entry in menu if entry.offered and entry.name not in without]
     if not offered:
         raise BudgetError(
             "no entry of the menu is on offer on this device; see `nestling info FILE` for why"
         )
-    tables = {batch: menu.latencies(batch, _way(model)) for batch in known}
     whole = max(1, menu.full.macs)
     costs = {
         "fraction": {entry.name: entry.macs / whole for entry in offered},
@@ -53,16 +53,25 @@ def forecast(model: LoadedModel, without: Collection[str] = ()) -> Forecast:
         batch: {entry.name: table[entry.name].median for entry in offered if entry.name in table}
         for batch, table in tables.items()
     }
-    return Forecast.of({entry.name: score(entry) for entry in offered}, times, costs=costs)
+    scores = {entry.name: score(entry) for entry in offered}
+    return Forecast.of(scores, times, costs=costs, joules=_joules(model) or None)
 
 
 def known_batches(model: LoadedModel) -> list[int]:
-    """Return the batches that were measured on this device, in the way that the model runs."""
+    """Return the batches that were measured on this device, on the backends that the model uses."""
     menu = model.menu
-    way = _way(model)
-    return sorted(key.batch for key in menu.profile.tables if key == menu.key(key.batch, way))
+    keys = menu.profile.tables
+    here = {key.batch for key in keys if key == menu.key(key.batch, key.backend)}
+    if model.backend != AUTO:
+        here = {batch for batch in here if menu.key(batch, model.backend) in keys}
+    return sorted(here)
 
 
-def _way(model: LoadedModel) -> str:
-    """Return what the latencies of the model's entries are filed under."""
-    return "packed" if model.packed else "eager"
+def _joules(model: LoadedModel) -> dict[str, float]:
+    """Return the joules of one example by entry, where they were measured as the model runs it."""
+    menu, found = model.menu, dict[str, float]()
+    for entry in menu:
+        upkeep = menu.profile.upkeeps.get(menu.key(1, model.backend_of(entry.name)))
+        if upkeep is not None and entry.name in upkeep.joules:
+            found[entry.name] = upkeep.joules[entry.name]
+    return found

@@ -17,6 +17,7 @@ from nestling.engine.dispatcher import steered
 from nestling.errors import ExpiredError, FullError
 from nestling.governor import policy
 from nestling.menu import replace
+from nestling.upkeep import Upkeep
 
 LONG = 30.0  # seconds: only a test that fails waits for so long
 
@@ -453,3 +454,29 @@ def test_inputs_by_keyword_and_several_of_them():
             assert torch.allclose(scores, expected, atol=1e-5)
             with pytest.raises(ModelError, match="one example is"):
                 engine({"a": a[0]} if kwargs else (a[0],))
+
+
+def test_figures_are_those_of_the_backend_that_runs_an_entry(model):
+    menu = model.menu
+    names = [entry.name for entry in menu]
+    quick = {name: Latency(ms, ms, ms, 9) for name, ms in zip(names, (5.0, 3.0, 1.0), strict=True)}
+    upkeep = Upkeep(joules=dict(zip(names, (0.4, 0.2, 0.1), strict=True)))
+    profile = menu.profile.with_table(menu.key(1, "packed"), quick, upkeep)
+    known = replace(menu, profile=profile)
+
+    packed = figures.forecast(nestling.LoadedModel(known, backend="packed"))
+    assert packed.batches == (1,)
+    fastest = nestling.LoadedModel(known, backend="auto")
+    assert {fastest.backend_of(name, 1) for name in names} == {"packed"}
+    mixed = figures.forecast(fastest)
+    assert mixed.batches == (1, 8)
+    for found in (packed, mixed):
+        assert [times[1] for times in found.times] == [1.0, 3.0, 5.0]
+        assert found.joules == (0.1, 0.2, 0.4)
+    assert mixed.times[0][8] == 6.0  # measured on views alone
+    with nestling.Engine(fastest, "energy", joules=0.25) as engine:
+        reply = engine.submit(torch.zeros(6))
+        reply.result(LONG)
+        assert reply.entry == names[1]
+    with pytest.raises(BudgetError, match="energy"):
+        nestling.Engine(model, "energy", joules=0.25)
