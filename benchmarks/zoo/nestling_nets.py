@@ -25,6 +25,7 @@ SMALL: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "mobilenet_v2": ({"num_classes": 10}, (1, 3, 32, 32)),
     "densenet40": ({}, (1, 3, 16, 16)),
     "densenet121": ({"num_classes": 10}, (1, 3, 32, 32)),
+    "resnext29": ({"width": 16, "path_width": 4}, (2, 3, 16, 16)),
 }
 
 
