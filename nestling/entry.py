@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from nestling.errors import SpecError
 from nestling.spec import Spec
 
 CONFIDENT = 1.96  # standard errors on either side of a 95 % interval
@@ -90,3 +91,16 @@ def is_as_good(other: Entry, entry: Entry) -> bool:
     """
     lead = score(other) - score(entry)
     return lead >= (0 if other.macs > entry.macs else noise(other, entry))
+
+
+def checked_name(name: object) -> str:
+    """Return the name of an entry.
+
+    Raises:
+        SpecError: it is no such name.
+    """
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 100:
+        raise SpecError(f"the name of an entry is a text of 1 to 100 characters, not {name!r:.120}")
+    if "/" in name:
+        raise SpecError(f"the name of an entry has no '/' in it, but it is {name!r}")
+    return name

@@ -19,6 +19,7 @@ from torch import nn
 from nestling import container, exporters
 from nestling.binding import binding, is_calibrated, order_of
 from nestling.errors import FileError, ModelError, NestlingError, SpecError, brief
+from nestling.evaluation import check_rereadable
 from nestling.exporters import Exporter, Subject
 from nestling.exporters.certificate import (
     Certificate,
@@ -75,6 +76,8 @@ def export(
         2.1e-07
     """
     exporter = exporters.find(to)
+    if data is not None:
+        check_rereadable(data)
     for package in exporter.packages:
         imported(package, exporter.extra, f"exporting to {to}")
     final = _place(Path(path), exporter)

@@ -17,7 +17,7 @@ from nestling.batch import blamed, check_finite, inputs_of, move, pair, size
 from nestling.binding import binding
 from nestling.costs import latency
 from nestling.costs.latency import Latency
-from nestling.entry import Entry
+from nestling.entry import Entry, checked_name
 from nestling.errors import DataError, ModelError, SpecError, did_you_mean
 from nestling.evaluation import Metric, accuracy, check_rereadable, evaluate
 from nestling.modelfile import Contents
@@ -521,7 +521,7 @@ def _named(
     if not isinstance(specs, Mapping):
         named = names_for(net, checked)
     else:
-        named = dict(zip(map(_checked_name, specs), checked, strict=True))
+        named = dict(zip(map(checked_name, specs), checked, strict=True))
         if len(set(checked)) < len(checked):
             raise SpecError("each name of a menu stands for another spec, but two are equal")
     if space.full in named.values():
@@ -529,14 +529,6 @@ def _named(
     if "full" in named:
         raise SpecError("the name 'full' is the full net's; give that spec another name")
     return {"full": space.full, **named}
-
-
-def _checked_name(name: object) -> str:
-    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 100:
-        raise SpecError(f"the name of an entry is a text of 1 to 100 characters, not {name!r:.120}")
-    if "/" in name:
-        raise SpecError(f"the name of an entry has no '/' in it, but it is {name!r}")
-    return name
 
 
 def names_for(net: Supernet, specs: Iterable[Spec]) -> dict[str, Spec]:

@@ -23,7 +23,7 @@ from torch.nn.parameter import is_lazy
 from nestling import container, quantize, rewrite
 from nestling.coding import SCALE, Coding, attach, is_attached, unfit
 from nestling.construction import copied
-from nestling.entry import Entry
+from nestling.entry import Entry, checked_name
 from nestling.errors import FileError, ModelError, NestlingError, SpecError
 from nestling.header import (
     items,
@@ -470,11 +470,18 @@ def _attribute_value(owner: nn.Module, attribute: Attribute | Setting) -> object
     return value[at] if isinstance(value, (tuple, list)) and at < len(value) else None
 
 
+def _entry_name(value: Any) -> str:
+    try:
+        return checked_name(value)
+    except SpecError as error:
+        raise ValueError(str(error)) from error
+
+
 def _row(space: Space, row: Any) -> dict[str, Any]:
     if not isinstance(row["offered"], bool):
         raise ValueError("offered is neither true nor false")
     return {
-        "name": name(row["name"]),
+        "name": _entry_name(row["name"]),
         "spec": dict(Spec(space, mapping(row["spec"]))),
         "macs": number(row["macs"]),
         "params": number(row["params"]),

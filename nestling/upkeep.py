@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -70,5 +70,5 @@ class Upkeep:
 
 def _check_number(name: str, value: Any, least: float = 0) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not least <= value < math.inf:
+    if not number or not least <= value <= sys.float_info.max:
         raise ValueError(f"{name} must be a finite number of at least {least}, not {value!r:.80}")

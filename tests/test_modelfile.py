@@ -422,6 +422,8 @@ HOSTILE = {
     "count that is not allowed": (["menu", 1, "spec"], {"conv1": 3}),
     "spec no object": (["menu", 1, "spec"], [1]),
     "name of a list": (["menu", 1, "name"], ["x"]),
+    "name with a folder": (["menu", 1, "name"], "a/b"),
+    "long name": (["menu", 1, "name"], "a" * 101),
     "two of a name": (["menu", 1, "name"], "full"),
     "offered 1": (["menu", 1, "offered"], 1),
     "huge input": (["inputs", "args"], [[[1, 2**60], "float32"]]),

@@ -19,7 +19,10 @@ from nestling.supernet import rearranged
 from nestling.testing import check_full, check_masked, check_order, check_supernet
 from nestling.weights import tensors_of
 
-NARROW = {"num_classes": 4, "growth": 4, "hidden": (16, 16), "in_features": 3 * 32 * 32}
+NARROW = {
+    "num_classes": 4, "growth": 4, "hidden": (16, 16), "in_features": 3 * 32 * 32, "paths": 2,
+    "path_width": 4,
+}  # fmt: skip
 CASES = [(name, {}) for name in models.names()] + [
     ("resnet20", {"shortcut": "zero_pad"}),
     ("resnet20", {"shortcut": "projection"}),

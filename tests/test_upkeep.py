@@ -47,6 +47,7 @@ def test_a_profile_of_an_earlier_release_is_read(tmp_path):
         lambda row: row["upkeep"].update(drift=float("inf")),
         lambda row: row["upkeep"].update(joules=[1]),
         lambda row: row["upkeep"].update(joules={"full": -1}),
+        lambda row: row["upkeep"].update(joules={"full": 10**400}),
         lambda row: row["upkeep"].update(left_out={"full": 3}),
         lambda row: row["upkeep"].update(energy=None),
     ],

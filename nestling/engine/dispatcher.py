@@ -94,12 +94,21 @@ class Dispatcher:
         choice = self._choose(now, head)
         rung = choice.rung if head.rungs is None else head.rungs[choice.rung]
         most = max(choice.batch, 1)
+        if rung > choice.rung:  # a request's own budget wants a slower entry than the governor's
+            most = max(1, min(most, self._room(choice, rung, most)))
         full = rung <= choice.policy.least and len(self._waiting) > most
         needed = self._usual(rung, most) if full else self._least()
         requests = self._taken(head, most, now + needed)
         if not requests:
             return self.next(now)
         return Batch(requests, rung, choice.policy.forecast.names[rung], choice)
+
+    @staticmethod
+    def _room(choice: Choice, rung: int, most: int) -> int:
+        """Return how many examples a slower entry may run, so that it keeps nobody waiting."""
+        known, limit = choice.policy.forecast, choice.policy.limit_ms
+        usual = known.times[choice.rung][min(most, known.largest)]
+        return known.batch_within(rung, usual if limit is None else limit / 2)
 
     def done(self, batch: Batch, now: float, took_ms: float, failed: int = 0) -> None:
         """Take note of a batch that ended.

@@ -96,6 +96,7 @@ class Engine:
         self._run: Run = run or self._through_model
         device = next(self.model.menu.net.parameters()).device
         self._collation = Collation(self.model.menu.net.signature, device)
+        self.model.prepare(*figures.known_batches(self.model))
         self.forecast = figures.forecast(self.model)
         self.left_out = self._tried(device)
         if self.left_out:
@@ -308,8 +309,10 @@ class Engine:
             worker = self._worker
             if worker.is_stuck:
                 worker.abandon()
-            elif worker.thread.is_alive() or (self._closed.is_set() and not len(self._desk)):
+            elif worker.thread.is_alive():
                 continue
+            elif self._closed.is_set() and not len(self._desk):
+                return  # also where `close` was called by the worker itself, which cannot wait
             with self._ready:
                 self._desk.counts.revived += 1
                 self._worker = self._hired()
@@ -327,7 +330,7 @@ class Engine:
         subnet = budget.pop("subnet", None)
         allowed = within(self.forecast, subnet, budget)
         places = range(len(self.forecast.names))
-        rungs = tuple(max([a for a in allowed if a <= rung] or [allowed[-1]]) for rung in places)
+        rungs = tuple(max([a for a in allowed if a <= rung] or [allowed[0]]) for rung in places)
         if len(self._budgets) < BUDGETS:
             self._budgets[key] = rungs
         return rungs

@@ -42,7 +42,8 @@ def forecast(model: LoadedModel, without: Collection[str] = ()) -> Forecast:
         raise BudgetError(
             "no entry of the menu is on offer on this device; see `nestling info FILE` for why"
         )
-    whole = max(1, menu.full.macs)
+    space = menu.net.space
+    whole = max(1, space.macs(space.full))
     costs = {
         "fraction": {entry.name: entry.macs / whole for entry in offered},
         "macs": {entry.name: float(entry.macs) for entry in offered},

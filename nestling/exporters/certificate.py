@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from nestling import batch as batches
+from nestling.coding import InputCoder
 from nestling.evaluation import evaluate
 from nestling.exporters.subject import Call, Subject
 from nestling.interface import example
@@ -23,6 +24,7 @@ VERSION = 1
 SIZES = (1, 2, 3, 7)  # examples in the batches that are compared; the trace saw 2
 # Largest difference that rounding explains, as a share of the largest output.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+ROUNDED = 2e-2  # where inputs are in few bits: another order of a sum takes some to the next step
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,12 @@ def certified(
 def tolerance_of(module: nn.Module) -> float:
     """Return the largest relative difference that rounding explains in a module's precision."""
     found = [TOLERANCES[p.dtype] for p in module.parameters() if p.dtype in TOLERANCES]
+    if any(
+        isinstance(hook, InputCoder)
+        for m in module.modules()
+        for hook in m._forward_pre_hooks.values()
+    ):
+        found.append(ROUNDED)
     return max(found, default=TOLERANCES[torch.float32])
 
 

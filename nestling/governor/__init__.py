@@ -9,11 +9,13 @@ readings that make no sense, corrections of the profile, and going down fast but
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from nestling import catalogue
 from nestling.catalogue import Catalogue
+from nestling.errors import ModelError
 from nestling.governor.forecast import Forecast
 from nestling.governor.records import Choice, Policy, Reading, State
 from nestling.governor.stepping import begin, step
@@ -62,6 +64,11 @@ def policy(name: str, forecast: Forecast, given: Mapping[str, Any]) -> Policy:
     """
     make = find(name)
     _ALL.check_options(name, make, given)
+    parameters = inspect.signature(make).parameters.values()
+    required = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    missing = [option for option in required if option not in given]
+    if missing:
+        raise ModelError(f"the objective {name!r} needs {', '.join(f'{o}=' for o in missing)}")
     return make(forecast, **given)
 
 

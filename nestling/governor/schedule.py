@@ -46,9 +46,12 @@ def schedule(
             "a schedule has at least one time of day, such as "
             "at={'08:00': {'objective': 'latency', 'ms': 20}}"
         )
-    begins = _now() if start is None else float(start)
-    parts = sorted((_seconds(when), _made(forecast, when, what)) for when, what in at.items())
+    begins = _now() if start is None else _start(start)
+    made = ((_seconds(when), _made(forecast, when, what)) for when, what in at.items())
+    parts = sorted(made, key=lambda part: part[0])
     times = [seconds for seconds, _ in parts]
+    if len(set(times)) < len(times):
+        raise BudgetError(f"each time of a schedule is there once, but it has {', '.join(at)}")
     policies = [each for _, each in parts]
 
     def moment(passed: float) -> Policy:
@@ -82,6 +85,13 @@ def _seconds(when: Any) -> float:
     if found is None or int(found[1]) > 23 or int(found[2]) > 59:
         raise BudgetError(f"a time of day is written as HH:MM, such as 08:30, not {when!r:.40}")
     return 3600.0 * int(found[1]) + 60.0 * int(found[2])
+
+
+def _start(start: Any) -> float:
+    number = isinstance(start, int | float) and not isinstance(start, bool)
+    if not number or not 0 <= start < DAY:
+        raise BudgetError(f"start= is seconds since midnight, from 0 to {DAY:g}, not {start!r:.40}")
+    return float(start)
 
 
 def _now() -> float:

@@ -326,7 +326,8 @@ class LoadedModel:
         found = self._plans.get((batch, threads))
         if found is None:
             names = [entry.name for entry in self.menu]
-            found = plan(names, self._tables(batch), self.backend)
+            tables = self._tables(batch) or self._nearest_tables(batch, threads)
+            found = plan(names, tables, self.backend)
             self._plans[batch, threads] = found
         return found
 
@@ -334,12 +335,20 @@ class LoadedModel:
         key = functools.partial(self.menu.key, batch)
         return tables_for(self.menu.profile, key, self.backend)
 
+    def _nearest_tables(self, batch: int, threads: int) -> Tables:
+        """Return what was measured at the nearest batch, of what runs batches of any size."""
+        known = self._known_batches(threads) if self.backend == AUTO else []
+        near = min(known, key=lambda other: abs(other - batch), default=None)
+        tables = {} if near is None else self._tables(near)
+        return {name: each for name, each in tables.items() if backends.find(name).bound != "batch"}
+
     def _known_batches(self, threads: int) -> list[int]:
-        if self.backend != AUTO:
-            return [1]
+        """Return the batches that were measured here, on the model's own backend if it has one."""
         keys = self.menu.profile.tables
         here = (key for key in keys if key == self.menu.key(key.batch, key.backend))
-        return sorted({key.batch for key in here if key.threads == threads})
+        own = (key for key in here if self.backend in (AUTO, key.backend))
+        found = sorted({key.batch for key in own if key.threads == threads})
+        return found if found or self.backend == AUTO else [1]
 
     def _runner(self, name: str, batch: int) -> Call:
         """Return what runs an entry, for a call with so many examples."""

@@ -144,3 +144,17 @@ def test_failed_batches_teach_no_times():
     put(desk)
     assert desk.next(5.0).choice.state.factors == (1, 1, 1, 1)
     assert (desk.counts.failed, desk.counts.answered) == (2, 0)
+
+
+def test_a_request_that_wants_a_slower_entry_makes_no_long_batch():
+    desk = desk_of(objective="latency", ms=30)
+    slow = len(FORECAST.names) - 1
+    put(desk, 40, rungs=(slow,) * (slow + 1))
+    batch = desk.next(0.0)
+    assert batch.rung == slow
+    assert FORECAST.times[slow][len(batch.requests)] <= 30
+    calm = desk_of(subnet=FORECAST.names[0])  # without a limit: no longer than what it stands for
+    put(calm, 40, rungs=(slow,) * (slow + 1))
+    batch = calm.next(0.0)
+    usual = FORECAST.times[0][min(40, FORECAST.largest)]
+    assert len(batch.requests) == 1 or FORECAST.times[slow][len(batch.requests)] <= usual

@@ -480,3 +480,27 @@ def test_figures_are_those_of_the_backend_that_runs_an_entry(model):
         assert reply.entry == names[1]
     with pytest.raises(BudgetError, match="energy"):
         nestling.Engine(model, "energy", joules=0.25)
+
+
+def test_what_has_no_faster_entry_within_its_budget_runs_on_the_fastest_within(model):
+    entries = tuple(
+        replace(entry, bytes=size) for entry, size in zip(model.menu, (50, 60, 100), strict=True)
+    )
+    other = nestling.LoadedModel(replace(model.menu, entries=entries))
+    with nestling.Engine(other, "fixed") as engine:
+        assert engine._rungs({"bytes": 70}) == (1, 1, 2)
+
+
+def test_a_fraction_is_of_the_full_net_also_where_the_menu_has_it_not(model):
+    small = nestling.LoadedModel(model.menu.only(*[entry.name for entry in model.menu][1:]))
+    found = figures.forecast(small)
+    whole = model.menu.full.macs
+    shares = {name: small.menu[name].macs / whole for name in found.names}
+    assert dict(zip(found.names, found.costs["fraction"], strict=True)) == pytest.approx(shares)
+
+
+def test_an_engine_closed_by_its_own_worker_ends(model):
+    engine = nestling.Engine(model, "fixed")
+    engine.submit(torch.zeros(6)).add_done_callback(lambda _: engine.close())
+    engine._watch.join(LONG)
+    assert not engine._watch.is_alive()

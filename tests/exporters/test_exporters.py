@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import nestling
-from nestling import FileError, ModelError, SpecError, exporters
+from nestling import DataError, FileError, ModelError, SpecError, exporters
 from nestling.exporters import safetensors as weights
+from nestling.exporters.certificate import tolerance_of
 from nestling.exporting import certificate_of
 
 
@@ -249,3 +250,19 @@ def test_a_missing_package_is_named(menu, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ModelError, match=r"pip install 'nestling\[openvino\]'"):
         nestling.export(menu, tmp_path / "a.xml", to="openvino")
+
+
+def test_data_that_can_be_read_once_is_refused_before_the_work(menu, small, tmp_path):
+    once = (batch for batch in small.batches(8))
+    with pytest.raises(DataError):
+        nestling.export(menu, tmp_path / "m.onnx", subnet="half", data=once)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_inputs_in_few_bits_may_take_another_step(small):
+    net = nestling.Supernet(
+        small.seeded(small.ConvNet), small.pictures(2)[0], bits=nestling.Bits((4, 8), inputs=8)
+    )
+    rounded = net.subnet({name: 8 for name, axis in net.space.axes.items() if axis.kind == "bits"})
+    assert tolerance_of(nestling.pack(rounded)) == 2e-2
+    assert tolerance_of(nestling.pack(net.subnet(net.space.full))) == 1e-4

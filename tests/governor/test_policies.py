@@ -218,3 +218,18 @@ def test_figures_that_are_missing_or_none_are_refused():
         Forecast.of({"a": 1.0}, {1: {"a": 0.0}})
     with pytest.raises(BudgetError, match="measured at every batch"):
         Forecast.of({"a": 1.0}, {1: {"b": 1.0}})
+
+
+def test_what_an_objective_needs_is_told():
+    with pytest.raises(ModelError, match="the objective 'latency' needs ms="):
+        policy("latency", FORECAST, {})
+    with pytest.raises(ModelError, match="the objective 'schedule' needs at="):
+        policy("schedule", FORECAST, {})
+    day = {"objective": "fixed"}
+    with pytest.raises(ModelError, match="'latency' needs ms="):
+        policy("schedule", FORECAST, {"at": {"07:00": {"objective": "latency"}}})
+    with pytest.raises(BudgetError, match="each time of a schedule is there once"):
+        policy("schedule", FORECAST, {"at": {"7:00": day, "07:00": day}})
+    for start in ("noon", -1, 86400, float("nan"), True):
+        with pytest.raises(BudgetError, match="start= is seconds since midnight"):
+            policy("schedule", FORECAST, {"at": {"07:00": day}, "start": start})

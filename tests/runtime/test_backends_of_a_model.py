@@ -146,3 +146,13 @@ def test_bad_requests(menu, small, tmp_path):
         nestling.LoadedModel(menu, memory_cap="much")
     with pytest.raises(nestling.SpecError, match="did you mean 'half'"):
         nestling.LoadedModel(menu).backend_of("hal")
+
+
+def test_a_batch_that_was_not_measured_runs_as_the_nearest_one(menu, small):
+    model = nestling.LoadedModel(menu)
+    assert [model.backend_of(name, 1) for name in ("full", "half")] == ["onnxruntime", "packed"]
+    assert [model.backend_of(name, 7) for name in ("full", "half")] == ["eager", "eager"]
+    images, _ = small.pictures(1)
+    close(model(images, subnet="full"), menu.module("full")(images))
+    with pytest.raises(BudgetError):  # budgets go by what was measured at this batch alone
+        model.choose(latency_ms=5, batch=1)
