@@ -20,14 +20,13 @@ rest: protocols, cases, trials, results, figures.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from comparison import latencies, pictures, results, steps, tables, trial
+from comparison import documents, latencies, pictures, results, steps, tables, trial
 from comparison.cases import cases, chosen, parse_part
 from comparison.figures import Comparison, summary
 from comparison.protocols import NETS, PROTOCOLS, Protocol, material, protocol
@@ -37,8 +36,7 @@ from nestling.errors import ModelError, NestlingError
 from nestling.interruption import Interrupted
 
 WORK = Path("runs") / "accuracy"
-DOCS = Path(__file__).resolve().parent.parent / "docs"
-PICTURES = DOCS / "pictures"
+PICTURES = documents.DOCS / "pictures"
 
 
 def measure(of: Protocol, options: argparse.Namespace) -> None:
@@ -62,14 +60,7 @@ def document(folder: Path) -> None:
     """Write the page of docs/ and draw its pictures anew."""
     for path in pictures.draw(folder, PICTURES):
         print(f"written: {path}")
-    place = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
-    assert place is not None
-    assert place.loader is not None
-    generate = importlib.util.module_from_spec(place)
-    place.loader.exec_module(generate)
-    page = DOCS / "accuracy.md"
-    page.write_text(generate.filled(page.read_text()))
-    print(f"written: {page}")
+    documents.write("accuracy.md")
 
 
 def page() -> str:

@@ -21,14 +21,13 @@ are those of `accuracy.py`; `nesting/` says the rest.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from comparison import trial
+from comparison import documents, trial
 from comparison.cases import chosen, parse_part
 from comparison.figures import Comparison
 from comparison.protocols import PROTOCOLS, Protocol
@@ -43,7 +42,6 @@ from nestling.interruption import Interrupted
 
 KEPT = Path(__file__).resolve().parent / "results" / "nested"
 WORK = Path("runs") / "nested"
-DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 def page() -> str:
@@ -53,14 +51,7 @@ def page() -> str:
 
 def document() -> None:
     """Write the tables of docs/nested.md anew."""
-    place = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
-    assert place is not None
-    assert place.loader is not None
-    generate = importlib.util.module_from_spec(place)
-    place.loader.exec_module(generate)
-    written = DOCS / "nested.md"
-    written.write_text(generate.filled(written.read_text()))
-    print(f"written: {written}")
+    documents.write("nested.md")
 
 
 def summaries(folder: Path) -> list[str]:

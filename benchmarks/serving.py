@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import importlib.util
 import json
 import sys
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from comparison import documents
 from serving_parts import costs, loadgen, menus, picture, results, rivals, tables, trial
 from serving_parts.scenarios import SCENARIOS, Scenario
 
@@ -34,7 +34,6 @@ from nestling.engine import figures
 from nestling.errors import NestlingError
 
 MENU = Path("runs") / "serving" / "menu.nest"
-DOCS = Path(__file__).resolve().parent.parent / "docs"
 PICTURE = "serving-{}.png"
 SHOWN = ("step-20-smallest", "bursty8-40-smallest")
 OBJECTIVES = 3  # the first scenarios: 70 % of the largest's capacity at three objectives
@@ -124,16 +123,9 @@ def document(folder: Path) -> None:
         kept.setdefault(results.name_of(found), {})[found["policy"]] = found
     for name in SHOWN:
         if rivals.OURS in kept.get(name, {}):
-            path = picture.draw(kept[name], DOCS / "pictures" / PICTURE.format(name))
+            path = picture.draw(kept[name], documents.DOCS / "pictures" / PICTURE.format(name))
             print(f"written: {path}")
-    place = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
-    assert place is not None
-    assert place.loader is not None
-    generate = importlib.util.module_from_spec(place)
-    place.loader.exec_module(generate)
-    page = DOCS / "serving.md"
-    page.write_text(generate.filled(page.read_text()))
-    print(f"written: {page}")
+    documents.write("serving.md")
 
 
 def page() -> str:
