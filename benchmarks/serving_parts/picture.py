@@ -41,8 +41,8 @@ def draw(found: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     figure.subplots_adjust(left=LEFT / WIDTH, right=0.97, top=0.86, bottom=0.08, hspace=0.36)
     write_heading(
         figure,
-        f"{scenario['shape']} arrivals, {scenario['share']:.0%} of the {scenario['of']} "
-        "subnet's capacity",
+        f"{scenario['shape']} arrivals",
+        f"{scenario['share']:.0%} of the {scenario['of']} subnet's capacity; "
         f"p{scenario['percentile']:g} <= {limit:g} ms; each stretch is {BIN:g} s",
         left=LEFT,
     )
@@ -51,7 +51,7 @@ def draw(found: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     axes[0].fill_between(times, [n / BIN for n in asked], color=GREY, alpha=0.5, linewidth=0)
     _name(axes[0], "requests a second")
     _draw_subnets(axes[1], times, ours["timeline"])
-    _name(axes[1], "subnet that answered (governor)")
+    _name(axes[1], "subnet that answered (governor), % of the requests")
     for policy, color in DRAWN.items():
         if policy in found:
             line = found[policy]["timeline"]
@@ -62,7 +62,7 @@ def draw(found: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     axes[2].set_ylim(-3, 103)
     _name(axes[2], "late, % of the requests")
     axes[2].set_xlabel("seconds", **lettering(9, MUTED))
-    axes[2].legend(frameon=False, fontsize=8, loc="upper left")
+    axes[2].legend(frameon=False, fontsize=8, loc="best")
     return save(figure, path)
 
 
