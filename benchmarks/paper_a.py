@@ -46,7 +46,7 @@ def shares() -> list[float]:
     return [time / times[-1] for time in times]
 
 
-def menu_of(model: nn.Module, images: torch.Tensor, step: int = 16) -> nestling.Menu:
+def menu_of(model: nn.Module, images: torch.Tensor, step: int = 8) -> nestling.Menu:
     """Return a menu of the full net and the three smaller subnets; nothing is trained."""
     net = nestling.Supernet(model, images, step=step)
     specs = {

@@ -1,4 +1,4 @@
-"""The benchmark of backends and that of paper A's subnets, on tiny nets: figures are those measured."""
+"""The benchmark of backends and of paper A's subnets, on tiny nets: figures are those measured."""
 
 import importlib.util
 import json
