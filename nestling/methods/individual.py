@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Annotated
 
 from torch import nn
 
@@ -14,15 +15,19 @@ from nestling.errors import SpecError
 from nestling.menu import check_alone, names_for
 from nestling.models import initialize
 from nestling.objectives.sandwich import Loss, task_loss
+from nestling.options import Checked
 from nestling.packing import pack
-from nestling.search.uniform import FRACTIONS, ladder
+from nestling.search.uniform import FRACTIONS, Fractions, ladder
 from nestling.spec import Spec
 from nestling.supernet import Supernet
 from nestling.training import Run
 
 
 def individual(
-    run: Run, *, fractions: Sequence[float] = FRACTIONS, specs: Sequence[Spec] | None = None
+    run: Run,
+    *,
+    fractions: Fractions = FRACTIONS,
+    specs: Annotated[Sequence[Spec] | None, Checked(_check)] = None,
 ) -> Mapping[str, tuple[Spec, nn.Module]]:
     """Train a stand-alone net for each spec, freshly initialised at its own shape.
 
@@ -35,8 +40,6 @@ def individual(
         SpecError: there is no spec, or one has weights in few bits.
     """
     chosen = list(specs) if specs is not None else ladder(run.net.space, fractions)
-    if not chosen:
-        raise SpecError("specs= lists at least one spec, but it is empty")
     for spec in chosen:
         check_alone(run.net, spec)
     trained: dict[str, tuple[Spec, nn.Module]] = {}
@@ -46,6 +49,15 @@ def individual(
         run.train_stage(partial(alone, module, loss=run.loss), name=name, alone=module)
         trained[name] = (spec, module)
     return trained
+
+
+def _check(specs: Sequence[Spec] | None) -> None:
+    listed = isinstance(specs, list | tuple) and all(isinstance(each, Spec) for each in specs)
+    if specs is not None and not (listed and specs):
+        raise SpecError(
+            f"specs= lists at least one spec, such as [net.space.spec(width=0.5)], not "
+            f"{specs!r:.80}"
+        )
 
 
 def alone(
