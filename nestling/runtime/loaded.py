@@ -82,11 +82,11 @@ class LoadedModel:
         packed: the same as backend="packed".
         backend: what runs the entries. "eager" runs the views themselves. "packed" holds every
             entry as a contiguous copy: a small net then runs at full speed at batch 1 too.
-            The others are engines, with copies of their own. "auto"
-            takes for every entry, and every batch size and number of threads that the profile has
-            figures for, the fastest one of these. What copies costs the memory of all entries
-            together, and does not follow when `menu.net` is moved or trained. Latencies of one
-            backend are never used for another.
+            The others, see `nestling.backends`, hold copies in forms of their own. "auto" takes for
+            every entry, and every batch size and number of threads that the profile has figures
+            for, the fastest one of these. What copies costs the memory of all entries together, and
+            does not follow when `menu.net` is moved or trained. Latencies of one backend are never
+            used for another.
         memory_cap: bytes that backends may add to the shared weights; beyond it, what was used last
             is kept, and the rest is made again when it is called. Views cost nothing.
 
