@@ -28,7 +28,9 @@ CASES = [(name, {}) for name in models.names()] + [
     ("resnet20", {"shortcut": "projection"}),
     ("mlp", {"norm": False}),
 ]
-SIDES = {"densenet40": 8, "digits_resnet": 8, "resnet20": 8, "resnext29": 8}  # others need 32
+SIDES = {  # others need 32
+    **dict.fromkeys(("densenet40", "digits_resnet", "preact_resnet20", "resnet20", "resnext29"), 8)
+}
 HEAVY = {"densenet121", "densenet40", "resnet56", "resnet50", "mobilenet_v2", "vgg19_bn"}
 
 
