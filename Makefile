@@ -15,7 +15,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/nestling quickstart
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

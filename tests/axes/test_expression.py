@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nestling.axes import expression as algebra
@@ -58,7 +58,6 @@ def walk(expression):
 
 
 @given(PAIRS)
-@settings(max_examples=100, deadline=None)
 def test_unify_keeps_sizes_and_makes_both_the_same(pair):
     one, other = pair
     size = one.size

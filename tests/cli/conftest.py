@@ -103,14 +103,21 @@ def own_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
+def training(tmp_path_factory):
+    """What a training of one epoch on the digits says, as JSON; its folder is `trained`."""
+    return _train(tmp_path_factory.mktemp("runs") / "small", "digits_resnet", "width=8", "--json")
+
+
+@pytest.fixture(scope="session")
+def trained(training):
     """A run folder of one epoch on the digits; not to be changed."""
-    return _train(tmp_path_factory.mktemp("runs") / "small", "digits_resnet", "width=8")
+    return training[0]
 
 
 @pytest.fixture(scope="session")
 def trained_own(tmp_path_factory, own_file):
-    return _train(tmp_path_factory.mktemp("runs") / "own", f"{own_file}:make_model", "width=16")
+    own = _train(tmp_path_factory.mktemp("runs") / "own", f"{own_file}:make_model", "width=16")
+    return own[0]
 
 
 @pytest.fixture
@@ -130,10 +137,10 @@ def train(nestling, tmp_path):
     return call
 
 
-def _train(out, model, arg):
+def _train(out, model, arg, *more):
     from nestling.cli import app
 
     args = f"train --model {model} --arg {arg} --data digits --epochs 1 --threads 1 --out {out}"
-    found = CliRunner().invoke(app, args.split())
+    found = CliRunner().invoke(app, [*args.split(), *more])
     assert found.exit_code == 0, found.stderr
-    return out
+    return out, Said(found.exit_code, found.stdout, found.stderr)
