@@ -201,6 +201,15 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "greedy search": {"search": "greedy"},
         "evolutionary search": {"search": "evolution"},
     },
+    "adapting": {
+        "adapted": {"adapt_epochs": 2},
+        "adapted, greedy search": {
+            "adapt_epochs": 2,
+            "search": "greedy",
+            "search_options": {"groups": 4},
+        },
+        "adapted, from there": {"adapt_epochs": 2, "start": "ranked"},
+    },
 }
 BASELINE_VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "distillation": VARIANTS["distillation"],
