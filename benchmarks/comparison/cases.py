@@ -121,14 +121,16 @@ def control_label(shape: Shape) -> str:
 def cases(of: Protocol) -> list[Case]:
     """Return all cases of a protocol, seed by seed; what others need comes before them."""
     return [
-        case for seed in of.seeds for case in (*_main(of, seed), *_alone(of, seed), *_long(seed))
+        case
+        for seed in of.seeds
+        for case in (*_main(of, seed), *_alone(of, seed), *_long(of, seed))
     ] + [case for seed in of.seeds for case in ablations(of, seed)]
 
 
 def _main(of: Protocol, seed: int) -> list[Case]:
     listed = list(of.shares)
     return [
-        _plain(seed),
+        _plain(of, seed),
         Case(BASELINE, "uniform", {}, seed),
         Case(OURS, "progressive", _searched(of), seed, looked_at=SLICE),
         Case("norms", "norms", {"fractions": listed[1:]}, seed),
@@ -138,29 +140,43 @@ def _main(of: Protocol, seed: int) -> list[Case]:
 
 def _searched(of: Protocol, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the options of "progressive", with changes; another search has none of its options."""
-    found = {"fractions": list(DENSE), **(changes or {})}
+    found = {"fractions": list(DENSE), **_begun(of), **(changes or {})}
     if "search" not in found:
         groups = {"groups": GROUPS.get(of.name, GROUPS["full"])}
         found["search_options"] = {**groups, **found.get("search_options", {})}
     return found
 
 
-def _plain(seed: int, label: str = PLAIN, **more: Any) -> Case:
-    return Case(label, "individual", {}, seed, shapes=(Shape(UNIFORM_SHAPE, 1.0),), **more)
+def _begun(of: Protocol) -> dict[str, Any]:
+    """Return the options of "progressive" for trained weights, whose units are in order already."""
+    return {"rank_by": None, "rank_epochs": 0} if of.weights is not None else {}
+
+
+def _by_itself(of: Protocol) -> dict[str, Any]:
+    """Return the options of nets alone."""
+    return {"start": "given"} if of.weights is not None else {}
+
+
+def _plain(of: Protocol, seed: int, label: str = PLAIN, **more: Any) -> Case:
+    shapes = (Shape(UNIFORM_SHAPE, 1.0),)
+    return Case(label, "individual", _by_itself(of), seed, shapes=shapes, **more)
 
 
 def _alone(of: Protocol, seed: int) -> list[Case]:
     shares = [share for share in dict.fromkeys((*of.shares, *BUDGETS)) if share < 1]
     shapes = [Shape(by, share) for by in (UNIFORM_SHAPE, OURS, "norms") for share in shares]
-    return [Case(alone_label(shape), "individual", {}, seed, shapes=(shape,)) for shape in shapes]
+    options = _by_itself(of)
+    return [
+        Case(alone_label(shape), "individual", options, seed, shapes=(shape,)) for shape in shapes
+    ]
 
 
-def _long(seed: int) -> list[Case]:
+def _long(of: Protocol, seed: int) -> list[Case]:
     shapes = tuple(Shape(UNIFORM_SHAPE, share) for share in (1.0, *BUDGETS))
     return [
         Case(LONG, "uniform", {}, seed, equals=(BASELINE,)),
         Case(
-            *(BUNDLE, "individual", {}, seed),
+            *(BUNDLE, "individual", _by_itself(of), seed),
             shapes=shapes,
             equals=tuple(map(alone_label, shapes)),
         ),
@@ -246,21 +262,21 @@ def ablations(of: Protocol, seed: int) -> list[Case]:
             )
             for words, options in RATES.items()
         ]
-        if of.net.startswith("resnet"):
+        if of.net.startswith("resnet") and of.weights is None:
             words = f"{label}, projected shortcuts"
             found.append(Case(words, method, own, group="shortcuts", arguments=PROJECTED, **more))
-    if of.net.startswith("resnet"):
+    if of.net.startswith("resnet") and of.weights is None:
         words = f"{PLAIN}, projected shortcuts"
-        found.append(_plain(seed, words, group="shortcuts", arguments=PROJECTED))
-    return found + _controls(seed)
+        found.append(_plain(of, seed, words, group="shortcuts", arguments=PROJECTED))
+    return found + _controls(of, seed)
 
 
-def _controls(seed: int) -> list[Case]:
+def _controls(of: Protocol, seed: int) -> list[Case]:
     """Return nets alone that make as many optimiser steps a batch as those trained together."""
     shapes = [Shape(by, share) for by in (UNIFORM_SHAPE, OURS) for share in BUDGETS]
     return [
         Case(
-            *(control_label(shape), "individual", {}, seed, "updates"),
+            *(control_label(shape), "individual", _by_itself(of), seed, "updates"),
             shapes=(shape,),
             steps=UPDATES,
         )

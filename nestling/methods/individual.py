@@ -1,4 +1,4 @@
-"""Individually trained nets: each shape on its own, from scratch; the baseline for every method.
+"""Individually trained nets: each shape on its own; the baseline for every method.
 
 Nothing is shared: every entry of the menu holds weights of its own, so the file holds them all.
 """
@@ -10,7 +10,7 @@ from functools import partial
 
 from torch import nn
 
-from nestling.errors import SpecError
+from nestling.errors import ModelError, SpecError
 from nestling.menu import check_alone, names_for
 from nestling.models import initialize
 from nestling.objectives.sandwich import Loss, task_loss
@@ -20,20 +20,31 @@ from nestling.spec import Spec
 from nestling.supernet import Supernet
 from nestling.training import Run
 
+STARTS = ("fresh", "given")
+
 
 def individual(
-    run: Run, *, fractions: Sequence[float] = FRACTIONS, specs: Sequence[Spec] | None = None
+    run: Run,
+    *,
+    fractions: Sequence[float] = FRACTIONS,
+    specs: Sequence[Spec] | None = None,
+    start: str = "fresh",
 ) -> Mapping[str, tuple[Spec, nn.Module]]:
-    """Train a stand-alone net for each spec, freshly initialised at its own shape.
+    """Train a stand-alone net for each spec.
 
     Args:
         run: what the training is made of; every net trains for `run.epochs`.
         fractions: shares of the full net's MACs, for uniform widths.
         specs: the shapes to train instead.
+        start: from which weights: "fresh", initialised at its own shape, or "given", those that its
+            subnet has, as one fine-tunes a pruned net.
 
     Raises:
         SpecError: there is no spec, or one has weights in few bits.
+        ModelError: no such start.
     """
+    if start not in STARTS:
+        raise ModelError(f"start= is one of {', '.join(STARTS)}, not {start!r}")
     chosen = list(specs) if specs is not None else ladder(run.net.space, fractions)
     if not chosen:
         raise SpecError("specs= lists at least one spec, but it is empty")
@@ -42,7 +53,8 @@ def individual(
     trained: dict[str, tuple[Spec, nn.Module]] = {}
     for number, (name, spec) in enumerate(names_for(run.net, chosen).items()):
         module = pack(run.net.subnet(spec))
-        initialize(module, seed=run.seed + number)
+        if start == "fresh":
+            initialize(module, seed=run.seed + number)
         run.train_stage(partial(alone, module, loss=run.loss), name=name, alone=module)
         trained[name] = (spec, module)
     return trained
