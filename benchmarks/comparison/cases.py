@@ -210,7 +210,10 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "re-selection": {"no re-selection": {"search_options": {"reselect": False}}},
-    "start": {"from ranking": {"start": "ranked"}},
+    "start": {
+        "from ranking": {"start": "ranked"},
+        "greedy search, from ranking": {"start": "ranked", "search": "greedy"},
+    },
     "norms": {"own norms": {"own_norms": True}},
     "draws": {"1 random member": {"draw": 1}, "4 random members": {"draw": 4}},
     "search": {

@@ -72,9 +72,9 @@ def largest_first(space: Space, members: Sequence[Mapping[str, int]]) -> list[Sp
 def drawn(space: Space, others: Sequence[Spec], draw: int | None) -> list[Spec]:
     """Return those that train in a step: some at random, in their order, and the last.
 
-    A member is as likely as it stands alone: its chance is half of the distance in
-    multiply-accumulates between its neighbours. A search may list twenty nets below half of the full
-    one's cost and five above; were all as likely, large nets would hardly train.
+    A member is as likely as it stands alone: its chance goes with the distance between its
+    neighbours in multiply-accumulates. A search may list twenty nets below half of the full one's
+    cost and five above; were all as likely, large nets would hardly train.
 
     Args:
         space: of the specs.
