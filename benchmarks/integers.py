@@ -140,7 +140,10 @@ def summary(found: dict[str, Any]) -> dict[str, Any]:
     ]
     return {
         "part": "speed",
+        "protocol": "measured",
         "net": found["net"],
+        "data": "random pictures",
+        "seeds": 1,
         "runtimes": [each["runtime"] for each in best],
         **{f"int8_speedup_b{each['batch']}": round(each["speedup"], 2) for each in best},
         "goal": GOAL,

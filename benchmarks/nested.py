@@ -12,7 +12,10 @@
 The parts: `channels` of ResNet-20 against Universally Slimmable, at equal epochs (a step of ordered
 dropout is one pass, theirs is four) and at equal compute (of training: what the search takes is
 told apart); `depth` of ResNet-56, `neurons` of an MLP on Fashion-MNIST and `paths` of a small
-ResNeXt, against the share that is removed; `all` kinds of that ResNeXt together against each alone.
+ResNeXt, against the share that is removed; `all` kinds of that ResNeXt together against each alone;
+`bits` of ResNet-20, and of the wide pre-activation ResNet-20 (`"wide bits"`, in the full protocol
+unless it is named), against Any-Precision and AdaBits, at equal epochs (a step of theirs is a pass
+for each number of bits) and at equal compute.
 Every case keeps its state in a work folder and its result in `benchmarks/results/nested/`. The same
 command goes on where it was stopped, and passes over what is kept. Protocols, trials and results
 are those of `accuracy.py`; `nesting/` says the rest.
@@ -26,6 +29,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import integers
 import torch
 from comparison import documents, trial
 from comparison.cases import chosen, parse_part
@@ -61,6 +65,9 @@ def summaries(folder: Path) -> list[str]:
         found = Comparison(group)
         for part in parts_in(found.labels, found.settings["net"]):
             lines.append(json.dumps(summary(part, found)))
+    speed = folder.parent / integers.KEPT.name
+    if speed.exists():
+        lines.append(json.dumps(integers.summary(json.loads(speed.read_text()))))
     return lines
 
 
@@ -77,7 +84,7 @@ def settings(part: Part, options: argparse.Namespace) -> Protocol:
 def work(options: argparse.Namespace) -> int:
     """List or train the cases of the wanted parts; return the exit status."""
     status, matched = 0, False
-    for part in [part_of(name) for name in options.part or PARTS]:
+    for part in _asked(options):
         of = settings(part, options)
         every = cases(part, of)
         if options.list:
@@ -96,6 +103,13 @@ def work(options: argparse.Namespace) -> int:
     if not matched and not options.list:
         raise ModelError(f"no part has a case called {options.only}; --list shows all")
     return status
+
+
+def _asked(options: argparse.Namespace) -> list[Part]:
+    """Return the parts to work on: those that are named, or all that the protocol is for."""
+    if options.part:
+        return [part_of(name) for name in options.part]
+    return [part for part in PARTS.values() if options.protocol != "short" or not part.long]
 
 
 def parser() -> argparse.ArgumentParser:

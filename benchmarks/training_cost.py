@@ -6,7 +6,7 @@
     python benchmarks/training_cost.py --only 'vgg16-half-*'         # some jobs, or patterns
     python benchmarks/training_cost.py --part 2/4 --minutes 9        # a part; stops and goes on
     python benchmarks/training_cost.py --summary                     # a line of JSON for each net
-    python benchmarks/training_cost.py --tables                      # Markdown, and pictures
+    python benchmarks/training_cost.py --tables                      # Markdown, pictures, the page
 
 Channel execution at a share of the units of every axis, against: the dense net, random units of the
 same number, the compact shape trained alone, and Network Slimming cut to the same MACs. All train
@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from comparison import documents
 from comparison.cases import parse_part
 from comparison.trial import stopping_after
-from execution import figures, measured, trial
+from execution import figures, measured, tables, trial
 from execution.protocols import PROTOCOLS, Job, Material, Protocol, jobs, protocol
 
 from nestling.container import write_atomically
@@ -39,7 +40,7 @@ from nestling.report.arms import Trained, accuracy_over_time, training_cost
 
 KEPT = Path(__file__).resolve().parent / "results" / "training_cost"
 WORK = Path("runs") / "training_cost"
-PICTURES = Path(__file__).resolve().parent.parent / "docs" / "pictures"
+PICTURES = documents.DOCS / "pictures"
 UNFINISHED = 3  # exit status: the time was up, run the same command again
 
 
@@ -58,6 +59,23 @@ def kept(of: Protocol, results: Path) -> dict[str, dict[str, Any]]:
             if content["settings"] == json.loads(json.dumps(of.settings(job.net))):
                 found[job.name] = content
     return found
+
+
+def groups(results: Path = KEPT) -> list[tables.Group]:
+    """Return every protocol that anything is kept of, in that folder and in those within it."""
+    folders = [results, *sorted(path for path in results.glob("*") if path.is_dir())]
+    found = [(of, kept(of, folder)) for of in PROTOCOLS.values() for folder in folders]
+    return [(of, known) for of, known in found if known]
+
+
+def cost_page() -> str:
+    """Return the table of what steps cost, from all kept results, for docs/generate.py."""
+    return tables.costs(groups())
+
+
+def accuracy_page() -> str:
+    """Return the tables of what trainings reach, from all kept results, for docs/generate.py."""
+    return tables.page(groups(), PICTURES)
 
 
 def do(of: Protocol, wanted: Sequence[Job], options: argparse.Namespace) -> int:
@@ -164,7 +182,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--pictures", type=Path, default=PICTURES, help="where --tables draws")
     made.add_argument("--list", action="store_true", help="print the jobs and their states")
     made.add_argument("--memory", nargs=2, metavar=("NET", "WAY"), help=argparse.SUPPRESS)
-    made.add_argument("--tables", action="store_true", help="print tables, and draw pictures")
+    made.add_argument("--tables", action="store_true", help="print tables, draw, write docs")
     made.add_argument("--summary", action="store_true", help="print the kept figures as JSON")
     return made
 
@@ -207,9 +225,11 @@ def _show(of: Protocol, options: argparse.Namespace) -> int:
         for row in figures.summary(of, known):
             print(json.dumps(row))
     if options.tables:
-        print(figures.tables(of, known))
+        print("\n\n".join([tables.costs([(of, known)]), tables.accuracies(of, known)]).strip())
         for path in draw(of, options.results, options.pictures):
             print(f"written: {path}", file=sys.stderr)
+        if options.results == KEPT:
+            documents.write("channel-execution.md")
     return 0
 
 

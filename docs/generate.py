@@ -173,6 +173,16 @@ def nested_tables() -> str:
     return str(benchmark("nested").page())
 
 
+def training_cost_table() -> str:
+    """Return what steps of channel execution cost, from the benchmark's kept results."""
+    return str(benchmark("training_cost").cost_page())
+
+
+def training_accuracy_tables() -> str:
+    """Return what channel execution and its rivals reach, from the benchmark's kept results."""
+    return str(benchmark("training_cost").accuracy_page())
+
+
 def benchmark(name: str) -> Any:
     """Return a benchmark as a module, with the modules beside it in reach."""
     folder = ROOT / "benchmarks"
@@ -227,6 +237,8 @@ TABLES = {
     "accuracy": accuracy_tables,
     "serving": serving_tables,
     "nested": nested_tables,
+    "training_cost": training_cost_table,
+    "training_accuracy": training_accuracy_tables,
 }
 
 

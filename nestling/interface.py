@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch.utils._pytree import (
 )
 
 from nestling.errors import ModelError
-from nestling.signature import Signature, TensorSpec
+from nestling.signature import Signature
 
 _PLACES = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -97,20 +98,38 @@ class Interface:
         """
         if kwargs or self.signature.kwargs or len(args) != len(self.inputs):
             args = self._bound(args, kwargs)
-        specs = self._specs()
-        for name, value, spec in zip(self.inputs, args, specs, strict=True):
-            self._check(name, value, spec)
+        wanted = zip(self.inputs, args, self._wanted, strict=True)
+        for name, value, (start, lengths, dtype) in wanted:
+            fits = isinstance(value, Tensor) and value.dtype == dtype
+            if not fits or value.shape[start:] != lengths or value.dim() != start + len(lengths):
+                raise _misfit(name, value)
         return list(args)
 
     def nested(self, tensors: Sequence[Tensor]) -> Any:
         """Return the flat outputs of an engine as the model returns them."""
+        if self._single:
+            return tensors[0]
         rest = iter(tensors)
         leaves = [next(rest) if leaf is None else leaf.value for leaf in self.leaves]
         return tree_unflatten(leaves, self.structure)
 
-    def _specs(self) -> list[TensorSpec]:
-        each = [*self.signature.args, *(spec for _, spec in self.signature.kwargs)]
-        return [spec for spec in each if spec is not None]
+    @cached_property
+    def _wanted(self) -> list[tuple[int, torch.Size, torch.dtype]]:
+        """Where the lengths of each input begin that are not free, these lengths, and the dtype.
+
+        Made once, as every call is checked.
+        """
+        found = []
+        for spec in (*self.signature.args, *(spec for _, spec in self.signature.kwargs)):
+            if spec is not None:
+                start = 1 if self.signature.has_batch(spec) else 0
+                found.append((start, torch.Size(spec.shape[start:]), getattr(torch, spec.dtype)))
+        return found
+
+    @cached_property
+    def _single(self) -> bool:
+        """Whether the model returns one tensor and nothing around it."""
+        return self.leaves == (None,) and self.structure.is_leaf()
 
     def _bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         named = dict(zip(self.parameters, args, strict=False)) | dict(kwargs)
@@ -119,15 +138,6 @@ class Interface:
         if named.keys() != set(self.inputs):
             raise ValueError(f"the inputs are {', '.join(self.inputs)}, not {', '.join(named)}")
         return [named[name] for name in self.inputs]
-
-    def _check(self, name: str, value: Any, spec: TensorSpec) -> None:
-        if not isinstance(value, Tensor):
-            raise ValueError(f"{name} is a tensor, not {type(value).__name__}")
-        start = 1 if self.signature.has_batch(spec) else 0
-        fits = value.shape[start:] == spec.shape[start:] and value.dim() == len(spec.shape)
-        if not fits or str(value.dtype) != f"torch.{spec.dtype}":
-            kind = str(value.dtype).removeprefix("torch.")
-            raise ValueError(f"{name} does not fit, it is {tuple(value.shape)} {kind}")
 
 
 @dataclass(frozen=True)
@@ -154,6 +164,13 @@ def example(
         return torch.randn(tensor.shape, generator=generator).to(tensor)
 
     return [varied(each) for each in args], {name: varied(each) for name, each in kwargs.items()}
+
+
+def _misfit(name: str, value: Any) -> ValueError:
+    if not isinstance(value, Tensor):
+        return ValueError(f"{name} is a tensor, not {type(value).__name__}")
+    kind = str(value.dtype).removeprefix("torch.")
+    return ValueError(f"{name} does not fit, it is {tuple(value.shape)} {kind}")
 
 
 def _device(module: nn.Module) -> torch.device:

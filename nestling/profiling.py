@@ -1,7 +1,9 @@
 """Profiling: a menu measured on this device, on several backends within one run.
 
 All entries on all backends are timed round by round in shuffled order, so that what slows the
-machine down hits them alike and the fastest one is the fastest.
+machine down hits them alike and the fastest one is the fastest. Where there are several backends,
+each sample follows calls of its own for some milliseconds: the threads of the one before may not
+sleep yet.
 """
 
 from __future__ import annotations
@@ -76,17 +78,13 @@ def profiled(
                 say(f"left out: {bench.failure(name)}")
     names = [name for name in names if bench.entries(name)]
     drifts: Mapping[str, float] = {}
+    settle = latency.SETTLE_SECONDS if len(names) > 1 else 0.0  # one's threads slow no other down
+    conditions: dict[str, Any] = {"settle": settle, "synchronize": waiting(bench.device)}
     if sustained:
-        found, drifts = latency.sustained(
-            bench.calls, seconds=60 * sustained, synchronize=waiting(bench.device)
-        )
+        found, drifts = latency.sustained(bench.calls, seconds=60 * sustained, **conditions)
     else:
-        found = latency.measure(
-            bench.calls,
-            precision=precision,
-            seconds=seconds * len(bench.calls),
-            synchronize=waiting(bench.device),
-        )
+        spent = seconds * len(bench.calls)
+        found = latency.measure(bench.calls, precision=precision, seconds=spent, **conditions)
     for name in names:
         table = {entry.name: found[f"{name}/{entry.name}"] for entry in bench.entries(name)}
         drift = [drifts[f"{name}/{entry}"] for entry in table] if drifts else []

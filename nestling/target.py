@@ -22,6 +22,7 @@ USUAL = {  # builder -> height and width of the pictures that it is made for
     "digits_resnet": 8,
     "resnet20": 32,
     "resnet56": 32,
+    "preact_resnet20": 32,
     "densenet40": 32,
     "vgg11_bn": 32,
     "vgg16_bn": 32,

@@ -1,17 +1,19 @@
 """Fixtures of many tests."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
+
+# Small nets gain nothing from threads, and lose much where other processes want the cores. Before
+# torch is imported, so that threads and processes which tests start compute with one thread too.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
 from nestling.menu import Menu
-
-# Small nets gain nothing from threads, and lose much where other processes want the cores.
-torch.set_num_threads(1)
 
 # The same cases every time, and no statement about time: a busy machine is no failure.
 settings.register_profile(
@@ -22,6 +24,14 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """What a test sets, such as a command with its option for threads, ends with the test."""
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@ import torch
 
 import nestling
 from nestling import ModelError, backends, profiling
+from nestling.costs import latency
 from nestling.energy import Meter
 from nestling.menu import replace
 from nestling.profiling import profiled
@@ -82,6 +83,19 @@ def test_what_fails_for_one_entry_is_left_out_with_the_reason(menu, monkeypatch)
                     "RuntimeError: no such op"]  # fmt: skip
     with pytest.raises(ModelError, match="no entry runs on the backend packed: packed fails on"):
         profiled(menu, backends=("packed",), **QUICK)
+
+
+def test_samples_of_several_backends_follow_calls_of_their_own(menu, monkeypatch):
+    asked = []
+    real = profiling.latency.measure
+    monkeypatch.setattr(
+        profiling.latency,
+        "measure",
+        lambda calls, settle, **rest: asked.append(settle) or real(calls, **rest),
+    )
+    for names in (("packed",), ("eager", "packed")):
+        profiled(menu, backends=names, **QUICK)
+    assert asked == [0.0, latency.SETTLE_SECONDS]
 
 
 def test_bad_requests(menu):

@@ -17,7 +17,7 @@ from nestling.interruption import Interrupted
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import training_cost
-from execution import figures, measured, trial
+from execution import figures, measured, tables, trial
 from execution.protocols import PROTOCOLS, WAYS, Material, Net, Protocol, jobs
 
 TINY = Protocol(
@@ -121,6 +121,56 @@ def test_other_settings_are_other_results(tiny, tmp_path, capsys):
     assert capsys.readouterr().out.count(" kept") == 1
     run(tmp_path, "--list", "--epochs", "3")
     assert capsys.readouterr().out.count(" kept") == 0
+
+
+MACHINE = {"processor": "P", "threads": "2", "torch": "2.13"}
+
+
+def made(folder, accuracies, cost=None):
+    """Keep made-up results of the tiny protocol: accuracies by way and seed, and a speed-up."""
+    trained = {"seconds": 90.0, "macs": 1, "full_macs": 4, "params": 1, "full_params": 2}
+    found = {
+        f"two-{way}-{seed}": {**trained, "accuracy": value, "curve": [], "machine": MACHINE}
+        for (way, seed), value in accuracies.items()
+    }
+    ways = {"dense": 10.0, "executed": 10.0 * (cost or 1), "alone": 40.0}
+    measured_cost = {"images_per_second": ways, "speedup": cost, "speedup_alone": 4.0}
+    measured_cost |= {"memory_ratio": 0.5, "memory_ratio_alone": 0.4, "parameters": 2e6}
+    measured_cost |= {"shares": {"selection": 0.01, "gathering": 0.02}, "machine": MACHINE}
+    found |= {"two-cost": measured_cost} if cost else {}
+    folder = folder / "tiny-digits"
+    folder.mkdir(parents=True)
+    settings = json.loads(json.dumps(PROTOCOLS["tiny"].settings("two")))
+    for name, result in found.items():
+        content = {"job": name, "settings": settings, "result": {"precision": "float32", **result}}
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_the_page_has_the_costs_of_every_folder_and_leads_seed_by_seed(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "tiny", replace(TINY, seeds=(0, 1, 2)))
+    monkeypatch.setattr(training_cost, "PICTURES", tmp_path)
+    reached = {("dense", 0): 0.9, ("dense", 1): 0.92, ("executed", 0): 0.89, ("executed", 1): 0.9}
+    made(tmp_path / "kept", {**reached, ("alone", 1): 0.895, ("executed", 2): 0.8}, cost=3.0)
+    made(tmp_path / "kept" / "slow", {}, cost=2.0)
+    groups = training_cost.groups(tmp_path / "kept")
+    costs = tables.costs(groups).splitlines()
+    assert [line.split(" | ")[6] for line in costs[2:4]] == ["3.00 x", "2.00 x"]
+    assert "2.00 M | 10 | 30 | 40 | 3.00 x | 4.00 x | 0.50 x | 0.40 x | 3.0 (1.0, 2.0)" in costs[2]
+    monkeypatch.setattr(training_cost, "groups", lambda: groups)
+    lines = training_cost.accuracy_page().splitlines()
+    # standard deviations of two: the difference over the square root of 2
+    assert "| two | dense | 2 | 91.00 ± 1.41 |  | -1.50 ± 0.71 | 25 % | 0.00 of" in lines[2]
+    assert "channel execution | 3 | 86.33 ± 5.51 | -1.50 ± 0.71 |  | 25 %" in lines[3]
+    assert "| compact shape alone | 1 | 89.50 | -2.50 | +0.50 | 25 %" in lines[4]
+    assert lines[4].endswith("| 1.5 |")
+    assert "in float32; P, 2 threads" in lines[-1]
+
+
+def test_a_page_without_trainings_says_so(tiny, tmp_path):
+    assert tables.page([], tmp_path) == tables.NOTHING
+    made(tmp_path / "kept", {}, cost=2.0)
+    assert tables.page(training_cost.groups(tmp_path / "kept"), tmp_path) == tables.NOTHING
+    assert tables.costs([]) == ""
 
 
 def test_mistakes_are_told(tiny, tmp_path, capsys):

@@ -23,7 +23,8 @@ CONTROL = "four steps a batch"
 UNIFORM_SHAPE = "a uniform width"
 PROJECTED = {"shortcut": "projection"}  # an argument of the residual nets' builders
 SLICE = 2_500  # held-out pictures that a search looks at, as in the paper
-GROUPS = {"short": 4, "full": 8}  # parts of an axis; the paper has both, and 4 halve the search
+PAPERS = "progressive"  # the search of the paper
+GROUPS = {"short": 4, "full": 8}  # its parts of an axis; the paper has both, and 4 halve the search
 DENSE = tuple(round(1 - number / 40, 3) for number in range(37))  # 1.0, 0.975 ... 0.1
 
 
@@ -139,9 +140,9 @@ def _main(of: Protocol, seed: int) -> list[Case]:
 
 
 def _searched(of: Protocol, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the options of "progressive", with changes; another search has none of its options."""
-    found = {"fractions": list(DENSE), **_begun(of), **(changes or {})}
-    if "search" not in found:
+    """Return the options of "progressive", with changes."""
+    found = {"fractions": list(DENSE), "search": "greedy", **_begun(of), **(changes or {})}
+    if found["search"] == PAPERS:
         groups = {"groups": GROUPS.get(of.name, GROUPS["full"])}
         found["search_options"] = {**groups, **found.get("search_options", {})}
     return found
@@ -190,11 +191,15 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "plain steps": {"rank_options": {"steps": "plain", "score": "last"}},
     },
     "groups": {
-        **{f"{number} groups": {"search_options": {"groups": number}} for number in (4, 8)},
+        "4 groups": {"search_options": {"groups": 4}},
         "single steps": {"search_options": {"groups": None}},
     },
     "threshold": {
-        f"threshold {value:g}": {"search_options": {"threshold": value}} for value in (0.3, 0.5)
+        f"the paper's search, threshold {value:g}": {
+            "search": PAPERS,
+            "search_options": {"threshold": value},
+        }
+        for value in (0.3, 0.5)
     },
     "distillation": {
         "distilled from the start": {"labels_first": 0.0},
@@ -204,30 +209,24 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {
         "as in the paper": {
             "rank_options": {"steps": "plain", "score": "last"},
+            "search": PAPERS,
             "search_options": {"look": 1.0},
             "labels_first": 0.0,
             "summed": True,
         },
     },
-    "re-selection": {"no re-selection": {"search_options": {"reselect": False}}},
-    "start": {
-        "from ranking": {"start": "ranked"},
-        "greedy search, from ranking": {"start": "ranked", "search": "greedy"},
+    "re-selection": {
+        "the paper's search, no re-selection": {
+            "search": PAPERS,
+            "search_options": {"reselect": False},
+        }
     },
+    "start": {"from ranking": {"start": "ranked"}},
     "norms": {"own norms": {"own_norms": True}},
     "draws": {"1 random member": {"draw": 1}, "4 random members": {"draw": 4}},
     "search": {
-        "greedy search": {"search": "greedy"},
+        "the paper's search": {"search": PAPERS},
         "evolutionary search": {"search": "evolution"},
-    },
-    "adapting": {
-        "adapted": {"adapt_epochs": 2},
-        "adapted, greedy search": {
-            "adapt_epochs": 2,
-            "search": "greedy",
-            "search_options": {"groups": 4},
-        },
-        "adapted, from there": {"adapt_epochs": 2, "start": "ranked"},
     },
 }
 BASELINE_VARIANTS: dict[str, dict[str, dict[str, Any]]] = {

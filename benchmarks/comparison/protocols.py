@@ -22,6 +22,7 @@ from nestling.training import Run
 BUDGETS = (0.75, 0.5, 0.25, 0.15)  # shares of the full net's cost at which methods are compared
 NINE = (1.0, 0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.25, 0.15)  # as many subnets as paper A's ResNet-20
 SMALL = 64  # pixels a side up to which nets start with the stem for small pictures
+EXAMPLES = 32  # pictures of noise from which clips of inputs begin; norms make them all alike
 SPLIT = 0  # seed of the split: the same pictures for every method and every seed
 
 
@@ -33,11 +34,22 @@ class Net:
         builder: its name in `nestling.models`.
         small: arguments for pictures of at most 64 pixels a side.
         step: what the counts of its axes go in; None for hardware-friendly steps.
+        bits: which layers may be in few bits, and in how many; None for none.
     """
 
     builder: str
     small: Mapping[str, Any] = field(default_factory=dict)
     step: int | None = None
+    bits: nestling.Bits | None = None
+
+
+def _in_blocks(*counts: int) -> nestling.Bits:
+    """Return bits of the 3x3 convolutions inside blocks, and of their inputs.
+
+    The first and the last layer and the projections of shortcuts stay whole, as in Any-Precision.
+    """
+    ends = {"inputs": counts, "first": counts, "last": counts}
+    return nestling.Bits(counts, layers="layer*.conv[12]", **ends)
 
 
 NETS = {
@@ -49,6 +61,8 @@ NETS = {
     "resnet56": Net("resnet56", step=2),
     "resnext29": Net("resnext29", {"width": 16, "path_width": 4}),
     "mlp": Net("mlp", {"hidden": [256, 256]}),
+    "resnet20-bits": Net("resnet20", bits=_in_blocks(2, 3, 4, 8)),
+    "preact-resnet20-bits": Net("preact_resnet20", {"width": 80}, bits=_in_blocks(1, 2, 3, 4, 8)),
 }
 
 
@@ -249,7 +263,8 @@ def supernet(
     model = build(**{"num_classes": classes, **sizes, **small, **of.arguments, **(arguments or {})})
     if of.weights is not None:
         nestling.models.load_weights(model, Path(of.weights))
-    made = nestling.Supernet(model, torch.randn(1, *shape), step=net.step).to(of.device)
+    pictures = torch.randn(1 if net.bits is None else EXAMPLES, *shape)
+    made = nestling.Supernet(model, pictures, step=net.step, bits=net.bits).to(of.device)
     if of.weights is not None:  # for all methods alike: the first units are the largest
         made.reorder(nestling.rank(made, "l2"))
     return made

@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 
+from comparison import recipes
 from comparison.cases import Case
 from comparison.protocols import Protocol
-from nestling import container, methods
+from nestling import container
 from nestling.checkpoint import differing
 from nestling.errors import FileError
 from nestling.profile import machine
@@ -127,7 +128,7 @@ class Result:
         case = self.case
         if case.method == "individual":
             return case.steps
-        known = inspect.signature(methods.find(case.method)).parameters
+        known = inspect.signature(recipes.find(case.method)).parameters
         options = {**{name: each.default for name, each in known.items()}, **case.options}
         if options.get("summed", True):
             return 1

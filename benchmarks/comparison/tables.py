@@ -37,6 +37,8 @@ NETS = {
     "resnet56": "ResNet-56",
     "resnext29": "ResNeXt-29 (8x4d)",
     "mlp": "MLP (256, 256)",
+    "resnet20-bits": "ResNet-20 in few bits",
+    "preact-resnet20-bits": "Pre-activation ResNet-20, five times as wide, in few bits",
 }
 DATA = {
     "cifar10": "CIFAR-10",

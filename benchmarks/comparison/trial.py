@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 import nestling
-from comparison import results
+from comparison import recipes, results
 from comparison.cases import OURS, UNIFORM_SHAPE, Case
 from comparison.figures import Comparison
 from comparison.protocols import (
@@ -37,7 +37,8 @@ from comparison.protocols import (
     supernet,
 )
 from comparison.results import Result
-from nestling import container, methods
+from comparison.rivals.layers import all_in, counts_of, name_of
+from nestling import container
 from nestling.binding import binding
 from nestling.checkpoint import differing
 from nestling.data.dataset import split_by_class
@@ -171,7 +172,7 @@ def _begun(
     """Return the training of a case, and the options that its method is called with."""
     chosen = dict(options)
     part = given.final
-    if case.method in ("progressive", "nested") and of.all_pictures:
+    if of.all_pictures and _searches(case):
         part = given.learn  # to rank and search
     if case.method == "progressive" and of.all_pictures:
         chosen["train_all"] = batches(of, given, given.final, case.seed)
@@ -194,6 +195,12 @@ def _begun(
     )
     training.repeats = case.steps
     return training, chosen
+
+
+def _searches(case: Case) -> bool:
+    """Return whether a case chooses subnets on held-out pictures while it trains."""
+    listed = case.options.get("fractions") == [1.0]
+    return case.method == "progressive" or (case.method == "nested" and not listed)
 
 
 def _settled(
@@ -304,7 +311,7 @@ def _trained(run: Run, case: Case, options: Mapping[str, Any], folder: Path) -> 
     with run.undone_on_failure(), _timed(run, folder / "seconds.json"):
         run.resume()
         with run.reporter:
-            return methods.find(case.method)(run, **options)
+            return recipes.find(case.method)(run, **options)
 
 
 @contextmanager
@@ -364,11 +371,14 @@ def _number_trained(net: nestling.Supernet, case: Case, offered: Mapping[str, An
 def _offered(case: Case, net: nestling.Supernet, modules: Any) -> dict[str, tuple[Spec, Any]]:
     """Return the subnets to score: those of the method, and the full net that trained with them.
 
-    The uniform baseline has every width that it was trained for. What is None is made when it is
-    scored, so that not all are in memory.
+    The uniform baseline has every width that it was trained for, ordered dropout of bits every
+    number of them. What is None is made when it is scored, so that not all are in memory.
     """
-    if case.method == "individual":
+    if case.method == "individual" or recipes.is_rival(case.method):
         return dict(modules)
+    if case.method == "nested":
+        few = {name_of(n): (all_in(net.space, n), None) for n in counts_of(net.space)}
+        modules = {**few, **modules}
     full = net.space.full
     if case.method != "uniform":
         known = any(spec == full for spec, _ in modules.values())

@@ -1,9 +1,9 @@
-"""Figures: what the kept results of a protocol say, as JSON and as tables."""
+"""Figures: what the kept results of a protocol say, as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from execution.protocols import WAYS, Protocol
@@ -69,59 +69,3 @@ def _ratio(found: list[Mapping[str, Any]], what: str) -> float | None:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
-
-
-def tables(of: Protocol, results: Results) -> str:
-    """Return the kept results as two Markdown tables: cost and accuracy."""
-    lines = [
-        "| net | images/s dense | executed | alone | speed-up (goal) | memory (goal) | alone "
-        "| selection, gathering, saliency |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for net in of.nets:
-        cost = results.get(f"{net}-cost", {}).get("result")
-        if cost:
-            lines.append(_cost_line(net, cost))
-    lines += [
-        "",
-        "| net | way | seeds | accuracy, % | to dense, points | MACs | parameters | seconds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for net in of.nets:
-        dense = seeds_of(of, results, net, "dense")
-        for way in WAYS:
-            found = seeds_of(of, results, net, way)
-            if found:
-                lines.append(_accuracy_line(net, way, found, dense))
-    where = next((r["result"]["machine"] for r in results.values()), {})
-    lines += ["", f"{where.get('processor')}, torch {where.get('torch')}."]
-    return "\n".join(lines)
-
-
-def _cost_line(net: str, cost: Mapping[str, Any]) -> str:
-    speed, goals = cost["images_per_second"], GOALS.get(net, {})
-    told = {k: f" (≥ {g:g}×)" if k == "speedup" else f" (≤ {g:g}×)" for k, g in goals.items()}
-    shares = cost["shares"].values()
-    parts = ", ".join(f"{100 * share:.1f}" for share in shares)
-    return (
-        f"| {net} | {speed['dense']:.0f} | {speed['executed']:.0f} | {speed['alone']:.0f} "
-        f"| {cost['speedup']:.2f}×{told.get('speedup', '')} "
-        f"| {cost['memory_ratio']:.2f}×{told.get('memory_ratio', '')} "
-        f"| {cost['speedup_alone']:.2f}× in {cost['memory_ratio_alone']:.2f}× "
-        f"| {100 * sum(shares):.1f} % ({parts}) |"
-    )
-
-
-def _accuracy_line(
-    net: str, way: str, found: list[Mapping[str, Any]], dense: list[Mapping[str, Any]]
-) -> str:
-    values = [100 * each["accuracy"] for each in found]
-    spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
-    gap = f"{fmean(values) - 100 * fmean(d['accuracy'] for d in dense):+.2f}" if dense else ""
-    macs = fmean(each["full_macs"] / each["macs"] for each in found)
-    params = fmean(each["full_params"] / each["params"] for each in found)
-    seconds = fmean(each["seconds"] for each in found)
-    return (
-        f"| {net} | {TOLD[way]} | {len(found)} | {fmean(values):.2f}{spread} | {gap} "
-        f"| 1/{macs:.1f} | 1/{params:.1f} | {seconds:.0f} |"
-    )

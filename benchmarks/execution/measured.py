@@ -146,6 +146,7 @@ def measure(of: Protocol, net: str, material: Material, words: list[str]) -> dic
     executor = benches["executed"].executor
     assert executor is not None
     shares = executor.clock.shares()
+    precision = str(benches["executed"].run.precise)
     del benches, executor
     gc.collect()
     memory = {way: _in_a_process(words, net, way) for way in MEASURED}
@@ -161,6 +162,7 @@ def measure(of: Protocol, net: str, material: Material, words: list[str]) -> dic
         "memory_ratio_alone": memory["alone"] / memory["dense"],
         "parameters": space.params(space.full),
         "arguments": dict(of.nets[net].arguments),
+        "precision": precision,
         "threads": torch.get_num_threads(),
         "machine": machine(),
     }

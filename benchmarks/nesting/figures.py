@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from comparison.cases import BASELINE
-from comparison.figures import POINTS, Comparison
+from comparison.figures import POINTS, TEST, Comparison
 from comparison.protocols import BUDGETS
 from comparison.results import Result, Row
 
-from nesting.parts import ALL, EQUAL, METHOD, Part
+from nesting.parts import ADABITS, ALL, ANY_PRECISION, EQUAL, METHOD, Part
 from nestling.report.seeds import Summary, summarize
 
 REMOVED = (0.0, 0.25, 0.5, 0.65, 0.75)  # shares of the parts; the paper names 65 %
@@ -27,11 +27,13 @@ def summary(part: Part, found: Comparison) -> dict[str, Any]:
     line: dict[str, Any] = {
         "part": part.name,
         "protocol": settings["name"],
-        "net": settings["net"],
+        "net": part.called,
         "data": settings["data"],
         "seeds": len(found.seeds(*part.labels)),
     }
     label = part.labels[0]
+    if part.bits:
+        return {**line, **_bits_line(part, found)}
     if part.rival:
         equal = label + EQUAL
         line["mean_gain_over_us_equal_epochs"] = _mean_gain(found, label)
@@ -51,6 +53,51 @@ def summary(part: Part, found: Comparison) -> dict[str, Any]:
             for share, reached in by_share_removed(found, label).items()
         }
     return line
+
+
+def _bits_line(part: Part, found: Comparison) -> dict[str, Any]:
+    """Return the figures of bits: test accuracies by number of bits, and their goals."""
+    ours = _rounded(by_bits(found, part.labels[0]))
+    lost = None
+    if {"4", "2"} <= ours.keys():
+        lost = round(POINTS * (ours["4"] - ours["2"]), 3)
+    return {
+        "accuracy_by_bits": ours,
+        "any_precision_by_bits": _rounded(by_bits(found, ANY_PRECISION)),
+        "adabits_by_bits": _rounded(by_bits(found, ADABITS)),
+        "accuracy_by_bits_equal_compute": _rounded(by_bits(found, part.labels[0] + EQUAL)),
+        "points_from_4_to_2_bits": lost,
+    }
+
+
+def by_bits(found: Comparison, label: str, on: str = TEST) -> dict[int, Summary]:
+    """Return the accuracy of nets all of whose weights and inputs are in so many bits, most first.
+
+    Args:
+        found: the results.
+        label: of the case.
+        on: pictures that the accuracies are of, `TEST` or `HELD_OUT`.
+    """
+    by: dict[int, list[float]] = {}
+    for seed in found.seeds(label):
+        result = found[label, seed]
+        for row in result.rows:
+            bits, reached = bits_of(result, row), getattr(row, on)
+            if bits is not None and reached is not None:
+                by.setdefault(bits, []).append(reached)
+    seeds = len(found.seeds(label))
+    return {n: summarize(by[n]) for n in sorted(by, reverse=True) if len(by[n]) == seeds}
+
+
+def bits_of(result: Result, row: Row) -> int | None:
+    """Return the number of bits of a subnet that has the same in all layers; else None."""
+    pairs = zip(result.content["kinds"], row.counts, strict=True)
+    found = {count for kind, count in pairs if kind == "bits"}
+    return found.pop() if len(found) == 1 else None
+
+
+def _rounded(by: Mapping[int, Summary]) -> dict[str, float]:
+    return {str(bits): round(reached.mean, 4) for bits, reached in by.items()}
 
 
 def _mean_gain(found: Comparison, label: str) -> float | None:
@@ -133,7 +180,7 @@ def search_share(found: Comparison, label: str) -> Summary | None:
     shares = []
     for seed in found.seeds(label):
         result = found[label, seed]
-        spent = result.seconds.get("ordered dropout")
-        if spent and result.complete and result.case.method == METHOD:
-            shares.append(result.seconds.get("search", 0.0) / spent)
+        spent, search = (result.seconds.get(stage) for stage in ("ordered dropout", "search"))
+        if spent and search and result.complete and result.case.method == METHOD:
+            shares.append(search / spent)
     return summarize(shares) if shares else None

@@ -14,7 +14,11 @@ from nestling.errors import ModelError, did_you_mean
 METHOD = "nested"
 ALL = "all kinds"
 EQUAL = ", equal compute"
+ANY_PRECISION, ADABITS = "any-precision", "adabits"
 EVERY = 4  # steps for which a draw is kept, in the variant
+LOOKED = 1_000  # held-out pictures that the search of a short training looks at
+SHORT_SEARCH = {"groups": 4, "look": 2}  # which would take longer than the training otherwise
+FEW = {"pictures": 5_000, "epochs": 5, "batch": 64, "held_out": 2_500}
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,10 @@ class Part:
         labels: of the main cases: a kind that is nested alone, or all kinds.
         rival: whether Universally Slimmable trains too, at equal epochs and at equal compute.
         variants: further options of the first main case, by what tables call them.
+        bits: numbers of bits of nets that are trained alone; none where bits are not nested.
+            Any-Precision and AdaBits train too then, and we at equal compute.
+        short: what the short protocol has otherwise.
+        long: whether the part is of the full protocol alone, unless it is named.
     """
 
     name: str
@@ -36,6 +44,14 @@ class Part:
     labels: tuple[str, ...]
     rival: bool = False
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    bits: tuple[int, ...] = ()
+    short: Mapping[str, Any] = field(default_factory=dict)
+    long: bool = False
+
+    @property
+    def called(self) -> str:
+        """What the net is called where it does not matter which layers may be in few bits."""
+        return self.net.removesuffix("-bits")
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -48,6 +64,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "one set of statistics": {"statistics": "shared"},
     "all axes looked at": {"search_options": {"look": None}},
 }
+BITS_VARIANTS: dict[str, dict[str, Any]] = {
+    "one number for all layers": {"tied": "kind"},
+    "idle units move": {"idle": "moves"},
+}
 PARTS = {
     each.name: each
     for each in (
@@ -56,6 +76,19 @@ PARTS = {
         Part("neurons", "mlp", "fashion-mnist", ("neurons",)),
         Part("paths", "resnext29", "cifar10", ("paths",)),
         Part("all", "resnext29", "cifar10", (ALL, "channels", "paths", "depth")),
+        Part(
+            *("bits", "resnet20-bits", "cifar10", ("bits",)),
+            variants=BITS_VARIANTS,
+            bits=(8, 4, 3, 2),
+            short=FEW,
+        ),
+        Part(
+            *("wide bits", "preact-resnet20-bits", "cifar10", ("bits",)),
+            variants=BITS_VARIANTS,
+            bits=(8, 4, 3, 2, 1),
+            short=FEW,
+            long=True,
+        ),
     )
 }
 
@@ -74,33 +107,59 @@ def part_of(name: str) -> Part:
 
 
 def protocol_of(part: Part, name: str, **changes: Any) -> Protocol:
-    """Return the protocol of a part; changes that are None change nothing."""
-    return protocol(name, part.net, **{"data": part.data, **_given(changes)})
+    """Return the protocol of a part; changes that are None change nothing.
+
+    Where a search chooses subnets on held-out pictures, no method trains on these, so that
+    variants can be chosen by them too; where numbers of bits are listed, all train on all.
+    """
+    own: dict[str, Any] = {} if part.bits else {"all_pictures": False}
+    own |= part.short if name == "short" else {}
+    return protocol(name, part.net, **{"data": part.data, **own, **_given(changes)})
 
 
 def cases(part: Part, of: Protocol) -> list[Case]:
     """Return all cases of a part, seed by seed; what others need comes before them."""
-    return [case for seed in of.seeds for case in _of_seed(part, seed)]
+    return [case for seed in of.seeds for case in _of_seed(part, of, seed)]
 
 
-def _of_seed(part: Part, seed: int) -> list[Case]:
-    found = [_nested(label, label, seed) for label in part.labels]
+def _of_seed(part: Part, of: Protocol, seed: int) -> list[Case]:
+    label = part.labels[0]
+    found = [_nested(of, each, each, seed) for each in part.labels]
     found.append(Case(PLAIN, "individual", {}, seed, shapes=(Shape(UNIFORM_SHAPE, 1.0),)))
     if part.rival:
-        label = part.labels[0]
-        long = _nested(label + EQUAL, label, seed, equals=(label,), compute=BASELINE)
-        found += [Case(BASELINE, "uniform", {}, seed), long]
+        found.append(Case(BASELINE, "uniform", {}, seed))
+    if part.bits:
+        found += [Case(each, each, {}, seed) for each in (ANY_PRECISION, ADABITS)]
+    against = BASELINE if part.rival else ANY_PRECISION if part.bits else None
+    if against is not None:
+        equal: dict[str, Any] = {"equals": (label,), "compute": against}
+        found.append(_nested(of, label + EQUAL, label, seed, **equal))
     for words, options in part.variants.items():
-        label = part.labels[0]
-        found.append(_nested(f"{label}, {words}", label, seed, options, group="variants"))
+        found.append(_nested(of, f"{label}, {words}", label, seed, options, group="variants"))
+    if part.bits:
+        found.append(
+            Case(f"{ANY_PRECISION}, SGD", ANY_PRECISION, {"adam": False}, seed, "variants")
+        )
+    for bits in part.bits:
+        found.append(Case(f"alone {bits} bits", "few-bits", {"bits": bits}, seed, "alone"))
     return found
 
 
 def _nested(
-    label: str, kind: str, seed: int, options: Mapping[str, Any] | None = None, **more: Any
+    of: Protocol,
+    label: str,
+    kind: str,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> Case:
     kinds = {} if kind == ALL else {"kinds": [kind]}
+    if kind == "bits":  # nothing is searched: the numbers of bits are listed
+        return Case(label, METHOD, {"fractions": [1.0], **kinds, **(options or {})}, seed, **more)
     given = {"fractions": list(DENSE), **kinds, **(options or {})}
+    if of.name == "short":
+        given["search_options"] = {**SHORT_SEARCH, **given.get("search_options", {})}
+        more["looked_at"] = LOOKED
     return Case(label, METHOD, given, seed, **more)
 
 

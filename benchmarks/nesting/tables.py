@@ -23,13 +23,15 @@ from comparison.tables import (
 from nesting.figures import (
     GRID,
     REMOVED,
+    by_bits,
     by_share_removed,
     dominates,
     lead,
     search_share,
     trained,
 )
-from nesting.parts import ALL, EQUAL, Part, parts_in
+from nesting.parts import ADABITS, ALL, ANY_PRECISION, EQUAL, Part, parts_in
+from nestling.quantize import FULL
 
 
 def page(folder: Path) -> str:
@@ -51,6 +53,8 @@ def section(group: Sequence[Result]) -> str:
 def _tables(part: Part, found: Comparison) -> list[str]:
     if part.name == "all":
         return [joint(found, part)]
+    if part.bits:
+        return [bits(found, part), bits_variants(found, part)]
     if part.rival:
         return [rivals(found, part), variants(found, part)]
     return [shares_removed(found, part)]
@@ -73,6 +77,46 @@ def rivals(found: Comparison, part: Part) -> str:
     head += "standard deviation; lead in percentage points, with 95 % interval)"
     columns = ["method", "epochs", "nets trained", "full", *percent(BUDGETS)]
     return table(head, [*columns, f"mean lead over {BASELINE}", "seeds"], rows)
+
+
+def bits(found: Comparison, part: Part) -> str:
+    """Return the table of accuracies by number of bits, ours and the rivals'."""
+    label, counts = part.labels[0], [FULL, *part.bits]
+    rows = []
+    for each in (PLAIN, label, label + EQUAL, ANY_PRECISION, ADABITS):
+        if each in found.labels:
+            rows.append(_bits_row(found, each, each, counts))
+    alone = {n: by_bits(found, f"alone {n} bits").get(n) for n in part.bits}
+    if any(alone.values()):
+        seeds = max(len(found.seeds(f"alone {n} bits")) for n in part.bits)
+        cells = [accuracy_cell(alone.get(n)) for n in counts]
+        rows.append(["each alone", "", *cells, str(seeds)])
+    head = "**Bits of weights and inputs: test accuracy in %** (± standard deviation); the first "
+    head += "and the last layer and projections in floating point"
+    columns = ["method", "epochs", *(f"{n}" for n in counts), "seeds"]
+    return table(head, columns, rows)
+
+
+def _bits_row(found: Comparison, label: str, words: str, counts: Sequence[int]) -> list[str]:
+    by = by_bits(found, label)
+    seeds = found.seeds(label)
+    epochs = ", ".join(str(n) for n in sorted({found[label, seed].epochs for seed in seeds}))
+    return [words, epochs, *(accuracy_cell(by.get(n)) for n in counts), str(len(seeds))]
+
+
+def bits_variants(found: Comparison, part: Part) -> str:
+    """Return the table of variants by accuracy on held-out pictures, whence one is chosen."""
+    base = part.labels[0]
+    words = {base: "default", **{f"{base}, {each}": each for each in part.variants}}
+    words |= {ANY_PRECISION: ANY_PRECISION, f"{ANY_PRECISION}, SGD": f"{ANY_PRECISION}, SGD"}
+    rows = []
+    for label, said in words.items():
+        kept_out = by_bits(found, label, HELD_OUT)
+        cells = [accuracy_cell(kept_out.get(n)) for n in part.bits]
+        if any(cells):
+            rows.append([said, *cells, str(len(found.seeds(label)))])
+    head = "**Variants: accuracy in % on held-out pictures** by number of bits"
+    return table(head, ["variant", *map(str, part.bits), "seeds"], rows if len(rows) > 2 else [])
 
 
 def variants(found: Comparison, part: Part) -> str:

@@ -16,6 +16,7 @@ SMALL: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "digits_resnet": ({"width": 16}, (2, 1, 8, 8)),
     "resnet20": ({}, (2, 3, 16, 16)),
     "resnet56": ({}, (1, 3, 16, 16)),
+    "preact_resnet20": ({}, (2, 3, 16, 16)),
     "resnet18": ({"width": 16, "num_classes": 10}, (2, 3, 32, 32)),
     "resnet50": ({"width": 16, "num_classes": 10}, (1, 3, 32, 32)),
     "vgg11_bn": ({"width": 16}, (2, 3, 32, 32)),

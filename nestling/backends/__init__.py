@@ -3,7 +3,8 @@
 It has
 
 - `convert(subject)`: does what has to be done once for an entry, on the disk;
-- `prepare(subject)`: returns what runs the entry as the model is called;
+- `prepare(subject)`: returns what runs the entry as the model is called; a module is called without
+  gradients, what is none makes none;
 - `COPIES`: whether it holds weights of its own, so that every entry costs memory;
 - `BOUND`: what a prepared entry is made for: nothing, a number of "threads", or a "batch" on a
   number of threads;

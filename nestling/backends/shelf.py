@@ -6,6 +6,7 @@ what was used last stays and the rest is made again when it is called.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import os
@@ -212,6 +213,7 @@ def _check_same(subject: Subject, found: Any, args: Any, kwargs: Any) -> None:
         )
 
 
+@functools.lru_cache(maxsize=4096)  # every call asks
 def _place(entry: str, backend: str, batch: int, threads: int) -> Place:
     bound = backends.find(backend).bound
     return Place(entry, backend, batch if bound == "batch" else 0, threads if bound else 0)

@@ -5,6 +5,11 @@ neighbour that wakes hits all of them alike. The figure is the median, and its u
 distribution-free interval: the number of samples below the true median is binomial, whatever the
 noise looks like.
 
+Threads of some runtimes go on spinning after a call, and take the processor from whatever is called
+next: those of OpenMP (torch) and of OpenVINO for about 7 ms, those of an ONNX Runtime session with
+its usual options for 30 ms, which makes the next call up to twice as slow on two cores. Where calls
+of several runtimes are timed in turn, `settle` lets each follow calls of its own, as in service.
+
 Source: Conover, Practical Nonparametric Statistics (1999), section 3.2 (quantile intervals from
 order statistics).
 """
@@ -21,6 +26,7 @@ from functools import lru_cache
 
 MIN_SAMPLES = 11
 SAMPLE_SECONDS = 0.0002  # shorter calls are timed several at a time
+SETTLE_SECONDS = 0.01  # threads of OpenMP and OpenVINO sleep after that time
 MAX_LOOPS = 4096
 _WARM_UP_CALLS = 3
 _WARM_UP_SECONDS = 0.05
@@ -68,6 +74,7 @@ def measure(
     *,
     precision: float = 0.03,
     seconds: float = 10.0,
+    settle: float = 0.0,
     clock: Clock = time.perf_counter,
     synchronize: Callable[[], object] | None = None,
 ) -> dict[str, Latency]:
@@ -83,6 +90,8 @@ def measure(
         calls: name -> function of no arguments. What it raises passes through.
         precision: half the width of the interval, as a share of the median: 0.03 is 3 %.
         seconds: time for all calls together, without warm-up; each has an equal share.
+        settle: seconds for which a call is repeated, once at least, before each sample of it; 0 for
+            no time. It counts as time spent.
         clock: a function that returns seconds.
         synchronize: waits for a device to finish, such as `torch.cuda.synchronize`; called before
             the clock is read.
@@ -92,15 +101,16 @@ def measure(
         the precision asked for, the time was not enough for this noise.
 
     Raises:
-        ValueError: a precision or a time that is not positive, or a clock that stands still.
+        ValueError: a precision or a time that is not positive, a settle below 0, or a clock that
+            stands still.
 
     Example:
         >>> found = measure({"sum": lambda: sum(range(100))}, seconds=0.05)
         >>> found["sum"].low <= found["sum"].median <= found["sum"].high
         True
     """
-    _check_limits(precision, seconds)
-    timers = {name: _Timer(call, clock, synchronize) for name, call in calls.items()}
+    _check_limits(precision, seconds, settle)
+    timers = {name: _Timer(call, clock, synchronize, settle) for name, call in calls.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     shuffle = random.Random(0).shuffle
     check_at = MIN_SAMPLES
@@ -126,6 +136,7 @@ def sustained(
     calls: Mapping[str, Call],
     *,
     seconds: float,
+    settle: float = 0.0,
     clock: Clock = time.perf_counter,
     synchronize: Callable[[], object] | None = None,
 ) -> tuple[dict[str, Latency], dict[str, float]]:
@@ -137,6 +148,8 @@ def sustained(
     Args:
         calls: name -> function of no arguments.
         seconds: from the first sample to the last.
+        settle: seconds for which a call is repeated, once at least, before each sample of it; 0 for
+            no time.
         clock: a function that returns seconds.
         synchronize: waits for a device to finish; called before the clock is read.
 
@@ -145,15 +158,15 @@ def sustained(
         of the last quarter is above that of the first.
 
     Raises:
-        ValueError: a time that is not positive, or a clock that stands still.
+        ValueError: a time that is not positive, a settle below 0, or a clock that stands still.
 
     Example:
         >>> found, drift = sustained({"sum": lambda: sum(range(100))}, seconds=0.05)
         >>> found["sum"].runs >= 11
         True
     """
-    _check_limits(1, seconds)
-    timers = {name: _Timer(call, clock, synchronize) for name, call in calls.items()}
+    _check_limits(1, seconds, settle)
+    timers = {name: _Timer(call, clock, synchronize, settle) for name, call in calls.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     shuffle = random.Random(0).shuffle
     order, start, rounds = list(calls), clock(), 0
@@ -178,6 +191,7 @@ def paired_ratio(
     *,
     precision: float = 0.02,
     seconds: float = 10.0,
+    settle: float = 0.0,
     clock: Clock = time.perf_counter,
     synchronize: Callable[[], object] | None = None,
 ) -> Ratio:
@@ -191,6 +205,8 @@ def paired_ratio(
         b: the call it is compared with.
         precision: half the width of the interval, as a share of the median ratio.
         seconds: time for both together, without warm-up.
+        settle: seconds for which a call is repeated, once at least, before each sample of it; 0 for
+            no time. It counts as time spent.
         clock: a function that returns seconds.
         synchronize: waits for a device to finish; called before the clock is read.
 
@@ -198,15 +214,16 @@ def paired_ratio(
         The median ratio of time(a) to time(b) and its 95 % interval, from at least 11 pairs.
 
     Raises:
-        ValueError: a precision or a time that is not positive, or a clock that stands still.
+        ValueError: a precision or a time that is not positive, a settle below 0, or a clock that
+            stands still.
 
     Example:
         >>> found = paired_ratio(lambda: sum(range(2000)), lambda: sum(range(1000)), seconds=0.05)
         >>> found.runs >= 11
         True
     """
-    _check_limits(precision, seconds)
-    timer_a, timer_b = (_Timer(call, clock, synchronize) for call in (a, b))
+    _check_limits(precision, seconds, settle)
+    timer_a, timer_b = (_Timer(call, clock, synchronize, settle) for call in (a, b))
     ratios: list[float] = []
     check_at = MIN_SAMPLES
     while len(ratios) < MIN_SAMPLES or timer_a.spent + timer_b.spent < seconds:
@@ -265,8 +282,15 @@ def _rank(count: int) -> int:
 class _Timer:
     """Samples one warmed-up call: milliseconds a call, several calls a sample if they are short."""
 
-    def __init__(self, call: Call, clock: Clock, synchronize: Callable[[], object] | None) -> None:
+    def __init__(
+        self,
+        call: Call,
+        clock: Clock,
+        synchronize: Callable[[], object] | None,
+        settle: float = 0.0,
+    ) -> None:
         self._call = call
+        self._settle = settle
         self._clock = clock
         self._synchronize = synchronize
         self._loops = 1
@@ -274,8 +298,11 @@ class _Timer:
         self.spent = 0.0  # seconds
 
     def sample(self) -> float:
+        settled = 0.0
+        while settled < self._settle:
+            settled += self._run()
         elapsed = self._run()
-        self.spent += elapsed
+        self.spent += settled + elapsed
         return elapsed / self._loops * 1000
 
     def _run(self) -> float:
@@ -315,7 +342,9 @@ def _next_check(count: int) -> int:
     return math.ceil(1.5 * count)
 
 
-def _check_limits(precision: float, seconds: float) -> None:
+def _check_limits(precision: float, seconds: float, settle: float) -> None:
+    if not 0 <= settle < math.inf:
+        raise ValueError(f"settle must be a number of at least 0, not {settle}")
     for name, value in (("precision", precision), ("seconds", seconds)):
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be a positive number, not {value}")

@@ -21,6 +21,7 @@ from nestling import governor
 from nestling.engine import figures
 from nestling.engine.collation import Collation
 from nestling.engine.dispatcher import Dispatcher, Steer, steered
+from nestling.engine.filling import Filling
 from nestling.engine.reply import Reply
 from nestling.engine.request import Request
 from nestling.engine.sight import Sight, percentile
@@ -96,11 +97,14 @@ class Engine:
         self._run: Run = run or self._through_model
         device = next(self.model.menu.net.parameters()).device
         self._collation = Collation(self.model.menu.net.signature, device)
-        self.model.prepare(*figures.known_batches(self.model))
-        self.forecast = figures.forecast(self.model)
+        batches = figures.known_batches(self.model)
+        self.model.prepare(*batches)
+        self._filling = Filling.of(self.model, batches)
+        fixed = self._filling.fixed if run is None else {}
+        self.forecast = figures.forecast(self.model, fixed=fixed)
         self.left_out = self._tried(device)
         if self.left_out:
-            self.forecast = figures.forecast(self.model, self.left_out)
+            self.forecast = figures.forecast(self.model, self.left_out, fixed)
         self._desk = Dispatcher(_governor(objective, self.forecast, options), queue)
         self._deadline_ms = deadline_ms
         self._clock = clock
@@ -336,7 +340,7 @@ class Engine:
         return rungs
 
     def _through_model(self, entry: str, args: list[torch.Tensor], kwargs: dict[str, Any]) -> Any:
-        return self.model(*args, subnet=entry, **kwargs)
+        return self._filling.run(self.model, entry, args, kwargs)
 
     def _tried(self, device: torch.device) -> dict[str, str]:
         """Run every entry on made-up inputs, which also makes it ready; return those that fail."""

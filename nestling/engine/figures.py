@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from nestling.backends import AUTO
 from nestling.entry import score
@@ -23,12 +23,17 @@ def measured(model: LoadedModel, batches: Collection[int] = BATCHES) -> LoadedMo
     return model
 
 
-def forecast(model: LoadedModel, without: Collection[str] = ()) -> Forecast:
+def forecast(
+    model: LoadedModel,
+    without: Collection[str] = (),
+    fixed: Mapping[str, Collection[int]] | None = None,
+) -> Forecast:
     """Return the forecast of the entries on offer, from what was measured on this device.
 
     Args:
         model: loaded, with its profile.
         without: names of entries that are left out.
+        fixed: name -> batches to which fewer examples are filled up; see `Filling`.
 
     Raises:
         BudgetError: nothing was measured here in the way that the model runs, with one example.
@@ -55,7 +60,7 @@ def forecast(model: LoadedModel, without: Collection[str] = ()) -> Forecast:
         for batch, table in tables.items()
     }
     scores = {entry.name: score(entry) for entry in offered}
-    return Forecast.of(scores, times, costs=costs, joules=_joules(model) or None)
+    return Forecast.of(scores, times, costs=costs, joules=_joules(model) or None, fixed=fixed)
 
 
 def known_batches(model: LoadedModel) -> list[int]:

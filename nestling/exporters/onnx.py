@@ -103,4 +103,6 @@ def session(path: Path, subject: Subject, threads: int, *, spin: bool = False) -
 
 def array(tensor: torch.Tensor) -> Any:
     """Return a tensor of the CPU as a contiguous array; the memory is shared where it can be."""
-    return tensor.detach().contiguous().numpy()
+    if tensor.requires_grad or not tensor.is_contiguous():
+        tensor = tensor.detach().contiguous()
+    return tensor.numpy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nestling.errors import BudgetError
@@ -22,7 +22,8 @@ class Forecast:
         batches: examples a call that were measured, ascending, the first is 1.
         times: by rung, milliseconds of a call with 0, 1, 2 ... examples. Between two measured
             batches they lie on the straight line: a call costs something for itself and something
-            for each example. Beyond the largest measured batch there are none.
+            for each example; or at the upper one, where batches are filled up to that. Beyond the
+            largest measured batch there are none.
         speeds: by rung, the most examples a millisecond with at most 0, 1, 2 ... a call.
         costs: what else entries cost, by its name and by rung: macs, params, bytes, fraction.
         joules: by rung, measured energy of one example; None where the machine has no counter.
@@ -44,6 +45,7 @@ class Forecast:
         *,
         costs: Mapping[str, Mapping[str, float]] | None = None,
         joules: Mapping[str, float] | None = None,
+        fixed: Mapping[str, Collection[int]] | None = None,
     ) -> Forecast:
         """Return the forecast of measured entries.
 
@@ -53,6 +55,7 @@ class Forecast:
                 been measured at every batch.
             costs: cost -> name -> value.
             joules: name -> measured joules an example.
+            fixed: name -> batches to which fewer examples are filled up, so that they take as long.
 
         Raises:
             BudgetError: nothing was measured at batch 1, or a figure is no positive number.
@@ -83,7 +86,7 @@ class Forecast:
                 "no entry of the menu was measured at every batch "
                 f"({', '.join(map(str, batches))}); run `nestling profile` again"
             )
-        times = tuple(_between(batches, rows[name]) for name in kept)
+        times = tuple(_between(batches, rows[name], (fixed or {}).get(name, ())) for name in kept)
         prices = {
             cost: tuple(of[name] for name in kept)
             for cost, of in (costs or {}).items()
@@ -144,13 +147,18 @@ def _worth_choosing(scores: Mapping[str, float], rows: Mapping[str, Sequence[flo
     return kept[::-1]
 
 
-def _between(batches: Sequence[int], row: Sequence[float]) -> tuple[float, ...]:
-    """Return the time of every batch up to the largest: rising, on straight lines between."""
+def _between(
+    batches: Sequence[int], row: Sequence[float], fixed: Collection[int] = ()
+) -> tuple[float, ...]:
+    """Return the time of every batch up to the largest: rising, on straight lines between.
+
+    Below a fixed one it is that one's.
+    """
     rising = [max(row[: place + 1]) for place in range(len(row))]
     times = [0.0]
     for batch in range(1, batches[-1] + 1):
         above = bisect_left(batches, batch)
-        if batches[above] == batch:
+        if batches[above] == batch or batches[above] in fixed:
             times.append(rising[above])
             continue
         low, high = batches[above - 1], batches[above]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -208,7 +209,7 @@ class LoadedModel:
         """
         budgets = (fraction, latency_ms, macs, params, bytes)
         timed = latency_ms is not None or not self._views_only
-        batch = size((args, kwargs)) if timed else 1
+        batch = _examples(args, kwargs) if timed else 1
         if subnet is None:
             entry = self.choose(
                 fraction=fraction,
@@ -225,7 +226,10 @@ class LoadedModel:
             name = self.menu[subnet].name
         try:
             module = self._modules[name] if self._views_only else self._runner(name, batch)
-            with torch.no_grad():
+            if isinstance(module, nn.Module):
+                with torch.no_grad():
+                    outputs = module(*args, **kwargs)
+            else:
                 outputs = module(*args, **kwargs)
         except NestlingError:
             raise
@@ -422,6 +426,8 @@ def _check_finite(outputs: Any, args: Any, kwargs: Any) -> None:
 
     Looking at the outputs first is nearly free; outputs that are whole numbers tell nothing.
     """
+    if _is_float(outputs) and math.isfinite(outputs.sum()):
+        return  # a single op was enough: NaN and infinity go through a sum
     floats = [leaf for leaf in tree_leaves(outputs) if _is_float(leaf)]
     if floats and all(bool(torch.isfinite(leaf).all()) for leaf in floats):
         return
@@ -430,6 +436,14 @@ def _check_finite(outputs: Any, args: Any, kwargs: Any) -> None:
             raise DataError(
                 "inputs must be finite numbers, but they hold NaN or infinity; clean them"
             )
+
+
+def _examples(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """Return the number of examples in a call, without a look at the rest where one tells."""
+    first = args[0] if args else None
+    if isinstance(first, Tensor) and first.dim():
+        return int(first.shape[0])
+    return size((args, kwargs))
 
 
 def _is_float(leaf: Any) -> bool:

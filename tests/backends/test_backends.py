@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 import nestling
 from nestling import ModelError, backends
-from nestling.backends import Subject, compiled
+from nestling.backends import Subject, compiled, onnxruntime
 
 
 @pytest.fixture
@@ -25,8 +26,8 @@ def no_compiler(monkeypatch):
     torch._dynamo.reset()
 
 
-def ready(name, net, module, batch=2):
-    subject = Subject("half", module, net, batch=batch, threads=1)
+def ready(name, net, module, batch=2, threads=1):
+    subject = Subject("half", module, net, batch=batch, threads=threads)
     backend = backends.find(name)
     backend.convert(subject)
     with torch.no_grad():
@@ -113,6 +114,31 @@ def test_names_and_what_is_missing(monkeypatch):
         ModelError, match=r"needs onnxruntime; run `pip install 'nestling\[onnx\]'`"
     ):
         backends.check("onnxruntime")
+
+
+@pytest.mark.parametrize(("ratio", "awake"), [(1.05, True), (0.95, False)])
+def test_threads_of_onnx_runtime_wait_in_the_quicker_way_and_sleep_after_a_call(
+    net, monkeypatch, ratio, awake
+):
+    runtime = pytest.importorskip("onnxruntime")
+    made = []
+
+    class Session(runtime.InferenceSession):
+        def __init__(self, path, options, **rest):
+            entries = ("session.intra_op.allow_spinning", "session.force_spinning_stop")
+            self.told = [options.get_session_config_entry(each) for each in entries]
+            super().__init__(path, options, **rest)
+
+        def run(self, *args):
+            made.append(self.told)
+            return super().run(*args)
+
+    monkeypatch.setattr(runtime, "InferenceSession", Session)
+    found = SimpleNamespace(median=ratio)
+    monkeypatch.setattr(onnxruntime, "paired_ratio", lambda asleep, awake, seconds: found)
+    run = ready("onnxruntime", net, net.subnet(net.space.full).eval(), threads=2)
+    run(torch.randn(1, 1, 8, 8))
+    assert made == [["1" if awake else "0", "1"]]
 
 
 def test_an_engine_that_is_not_there_is_named(monkeypatch, net):

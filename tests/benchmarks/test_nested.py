@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from comparison import protocols, results, trial
+from comparison import protocols, recipes, results, trial
 from comparison.cases import BASELINE, PLAIN, Case
 from comparison.figures import Comparison
 from comparison.protocols import supernet
@@ -63,7 +63,13 @@ def test_parts_are_those_of_the_papers_comparison():
     assert asked["neurons"] == ("mlp", "fashion-mnist", ("neurons",))
     assert asked["paths"] == ("resnext29", "cifar10", ("paths",))
     assert asked["all"] == ("resnext29", "cifar10", (ALL, "channels", "paths", "depth"))
+    assert asked["bits"] == ("resnet20-bits", "cifar10", ("bits",))
+    assert asked["wide bits"] == ("preact-resnet20-bits", "cifar10", ("bits",))
     assert [name for name, part in PARTS.items() if part.rival] == ["channels"]
+    assert {name: part.bits for name, part in PARTS.items() if part.bits} == {
+        "bits": (8, 4, 3, 2),
+        "wide bits": (8, 4, 3, 2, 1),
+    }
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -78,7 +84,7 @@ def test_every_case_has_a_name_of_its_own_and_options_of_its_method(name):
         assert all(labels.index(label) >= 0 for label in case.needs)
         kinds = case.options.get("kinds", [])
         assert not kinds or case.label.startswith(kinds[0])
-        recipe = nestling.methods.find(case.method)
+        recipe = recipes.find(case.method)
         assert set(case.options) <= set(nestling.methods.options(recipe))
     if part.rival:
         assert {BASELINE, PLAIN, part.labels[0] + EQUAL} < set(labels)
@@ -103,6 +109,24 @@ def test_equal_compute_is_that_of_the_rival():
     net = supernet(TINY, (1, 8, 8), 10)
     _, epochs = trial._settled(long, net, needed, 10)
     assert epochs == 50  # 8 seconds an epoch, in 400; those of the search are told apart
+
+
+def test_the_search_of_a_short_training_is_short():
+    for protocol, search in (("short", parts.SHORT_SEARCH), ("full", None)):
+        every = parts.cases(PARTS["depth"], protocol_of(PARTS["depth"], protocol, seeds=(0,)))
+        (case,) = [case for case in every if case.label == "depth"]
+        assert case.options.get("search_options") == search
+        assert case.looked_at == (parts.LOOKED if search else None)
+    every = parts.cases(PARTS["channels"], protocol_of(PARTS["channels"], "short", seeds=(0,)))
+    (case,) = [case for case in every if case.label == "channels, all axes looked at"]
+    assert case.options["search_options"] == {"groups": 4, "look": None}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_variants_can_be_chosen_on_held_out_pictures(name):
+    """No method trains on them where a search looks at them, in the full protocol too."""
+    assert protocol_of(PARTS[name], "full").all_pictures == bool(PARTS[name].bits)
+    assert not protocol_of(PARTS[name], "short").all_pictures
 
 
 def test_unknown_parts():
@@ -210,6 +234,63 @@ def test_from_end_to_end(nested, tiny_part, tmp_path, capsys, monkeypatch):
     assert "Search, of the time" in page
     assert nested.main([*words, "--only", "chanels*"]) == 1
     assert "no case is called 'chanels*'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def bits_part(monkeypatch):
+    """Nets in 4 and 2 bits that train in no time."""
+    counts = (2, 4)
+    ends = {"inputs": counts, "first": counts, "last": counts}
+    bits = nestling.Bits(counts, layers="3", **ends)
+    monkeypatch.setitem(protocols.NETS, "small-bits", protocols.Net("small", step=2, bits=bits))
+    part = Part("bits", "small-bits", "digits", ("bits",), bits=counts[::-1])
+    monkeypatch.setitem(PARTS, "bits", part)
+    monkeypatch.setitem(protocols.PROTOCOLS, "tiny", replace(TINY, epochs=1))
+    return part
+
+
+def test_bits_from_end_to_end(nested, bits_part, tmp_path, capsys):
+    words = ["--protocol", "tiny", "--part", "bits", "--seeds", "0"]
+    words += ["--results", str(tmp_path / "kept"), "--work", str(tmp_path / "work")]
+    threads = torch.get_num_threads()
+    assert nested.main(words) == 0
+    assert nested.main([*words, "--only", "alone 2 bits"]) == 0
+    torch.set_num_threads(threads)
+    capsys.readouterr()
+    rows = [
+        {"runtime": "some", "bits": 7, "batch": batch, "speedup": 3.0 + batch} for batch in (1, 32)
+    ]
+    (tmp_path / "integers.json").write_text(json.dumps({"net": "resnet18", "rows": rows}))
+    assert nested.main(["--summary", "--results", str(tmp_path / "kept")]) == 0
+    line, speed = map(json.loads, capsys.readouterr().out.splitlines())
+    assert speed.keys() >= {"part", "protocol", "net", "data", "seeds"}
+    assert (speed["int8_speedup_b1"], speed["int8_speedup_b32"]) == (4.0, 35.0)
+    assert (line["part"], line["net"], line["seeds"]) == ("bits", "small", 1)
+    assert list(line["accuracy_by_bits"]) == ["32", "4", "2"]
+    assert list(line["any_precision_by_bits"]) == ["32", "4", "2"]
+    assert list(line["adabits_by_bits"]) == ["4", "2"]
+    difference = line["accuracy_by_bits"]["4"] - line["accuracy_by_bits"]["2"]
+    assert line["points_from_4_to_2_bits"] == pytest.approx(100 * difference, abs=0.02)
+    (group,) = results.groups(tmp_path / "kept").values()
+    found = Comparison(group)
+    rival, ours = found["any-precision", 0], found["bits", 0]
+    equal = found["bits" + EQUAL, 0]
+    assert equal.epochs == max(1, round(rival.spent / (ours.trained / ours.epochs)))
+    assert rival.updates == ours.updates == 1
+    assert all(row.held_out is not None for each in group for row in each.rows)
+    shown = tables.page(tmp_path / "kept")
+    assert "| any-precision | 1 |" in shown
+    assert "| each alone |" in shown
+    assert "Search, of the time" not in shown
+
+
+def test_bits_are_those_of_all_layers():
+    kinds = ["channels", "bits", "bits"]
+    rows = [([8, 4, 4], 1000, 0.9, 0.8), ([8, 4, 2], 1000, 0.7, 0.6), ([8, 32, 32], 1000, 0.9, 0.9)]
+    one = results.Result({**result("bits", rows).content, "kinds": kinds})
+    assert [figures.bits_of(one, row) for row in one.rows] == [4, None, 32]
+    found = figures.by_bits(Comparison([one]), "bits")
+    assert {n: each.mean for n, each in found.items()} == {32: 0.9, 4: 0.8}
 
 
 def test_mistakes(nested, capsys):

@@ -9,11 +9,9 @@ import sys
 from dataclasses import dataclass
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 OWN = """
-import torch
 from torch import nn
 
 class Own(nn.Module):
@@ -64,14 +62,6 @@ class Said:
         for word in words:
             assert word in last, (word, last)
         return True
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -181,6 +181,47 @@ def test_ratio_of_a_short_and_a_long_call():
     assert found.median == pytest.approx(1e-4, rel=1e-3)
 
 
+# ---------------------------------------------------------------------------- settling
+
+
+@pytest.mark.parametrize("settle", [0.0, 0.01])
+def test_a_sample_follows_calls_of_its_own(settle):
+    """Call `a` is twice as slow within 7 ms of call `b`, whose threads spin for so long."""
+    machine, ended = Machine(), {"b": -1.0}
+
+    def slowed(machine):
+        return 0.002 * (2 if machine.now - ended["b"] < 0.007 else 1)
+
+    def spinning(machine):
+        ended["b"] = machine.now + 0.001
+        return 0.001
+
+    a, b = machine.call("a", slowed), machine.call("b", spinning)
+    options = {"settle": settle, "clock": machine.clock}
+    slow = 1 if settle else 2
+    assert paired_ratio(a, b, **options).high == pytest.approx(2 * slow)
+    for found in (
+        measure({"a": a, "b": b}, **options),
+        sustained({"a": a, "b": b}, seconds=0.5, **options)[0],
+    ):
+        assert found["a"].high == pytest.approx(2 * slow)
+        assert found["b"].high == pytest.approx(1)
+
+
+def test_settling_counts_as_time_spent():
+    machine, random_ = Machine(), random.Random(3)
+    wild = machine.call("wild", lambda m: random_.uniform(0.001, 0.003))
+    found = measure({"wild": wild}, seconds=2, settle=0.01, precision=1e-6, clock=machine.clock)
+    assert found["wild"].runs == pytest.approx(2 / 0.013, rel=0.2)
+    assert machine.now == pytest.approx(2, rel=0.1)
+
+
+@pytest.mark.parametrize("settle", [-1.0, math.nan, math.inf])
+def test_bad_settle(settle):
+    with pytest.raises(ValueError, match="settle must be a number of at least 0"):
+        paired_ratio(int, int, settle=settle)
+
+
 # ---------------------------------------------------------------------------- interval
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import nestling
-from nestling import BudgetError, DataError, EngineError, ModelError
+from nestling import BudgetError, DataError, EngineError, ModelError, backends
 from nestling.costs.latency import Latency
 from nestling.engine import figures, worker
 from nestling.engine.dispatcher import steered
@@ -454,6 +454,47 @@ def test_inputs_by_keyword_and_several_of_them():
             assert torch.allclose(scores, expected, atol=1e-5)
             with pytest.raises(ModelError, match="one example is"):
                 engine({"a": a[0]} if kwargs else (a[0],))
+
+
+def test_batches_are_filled_up_to_what_code_was_made_for(model, monkeypatch):
+    """As the forecast says: on views, such a batch would take another time."""
+    menu, find = model.menu, backends.find
+    sizes, opened = [], threading.Event()
+    opened.set()
+
+    def prepare(subject):
+        def run(inputs):
+            assert len(inputs) == subject.batch
+            sizes.append(len(inputs))
+            assert opened.wait(LONG)
+            return subject.module(inputs).detach()
+
+        return run
+
+    made = replace(find("compiled"), convert=lambda subject: None, prepare=prepare)
+    monkeypatch.setattr(backends, "find", lambda name: made if name == "compiled" else find(name))
+    profile = menu.profile
+    for batch in (1, 4, 8):
+        table = profile.tables[menu.key(8 if batch == 8 else 1)]
+        profile = profile.with_table(menu.key(batch, "compiled"), table)
+    known = nestling.LoadedModel(replace(menu, profile=profile), backend="compiled")
+    inputs = torch.randn(5, 6)
+    with nestling.Engine(known, "fixed") as engine:
+        top = engine.forecast.top
+        assert engine.forecast.times[top] == (0, 8, 8, 8, 8, 24, 24, 24, 24)
+        opened.clear()
+        sizes.clear()
+        replies = [engine.submit(inputs[0])]
+        while not sizes:  # the worker has taken it
+            time.sleep(0.001)
+        replies += [engine.submit(each) for each in inputs[1:4]]
+        opened.set()
+        answers = torch.stack([each.result(LONG) for each in replies])
+        assert sizes == [1, 4]
+        torch.testing.assert_close(answers, model.subnet(menu.full.name)(inputs[:4]).detach())
+        found = engine._filling.run(known, menu.full.name, [inputs], {})
+        assert sizes == [1, 4, 8]
+        torch.testing.assert_close(found, model.subnet(menu.full.name)(inputs).detach())
 
 
 def test_figures_are_those_of_the_backend_that_runs_an_entry(model):

@@ -202,6 +202,14 @@ def test_between_measured_batches_the_forecast_is_a_straight_line():
     assert [found.batch_within(0, ms) for ms in (1, 2, 3.9, 10, 99)] == [0, 1, 1, 7, 7]
 
 
+def test_below_a_fixed_batch_the_forecast_is_that_batch():
+    times = {1: {"a": 2.0, "b": 3.0}, 3: {"a": 4.0, "b": 5.0}, 5: {"a": 8.0, "b": 9.0}}
+    found = Forecast.of({"a": 0.5, "b": 1.0}, times, fixed={"a": {1, 5}})
+    assert found.times[0] == pytest.approx((0, 2, 3, 4, 8, 8))  # 3 is not fixed
+    assert found.times[1] == pytest.approx((0, 3, 4, 5, 7, 9))
+    assert [found.batch_within(0, ms) for ms in (4, 7.9, 8)] == [3, 3, 5]
+
+
 def test_what_is_no_faster_than_a_better_one_has_no_rung():
     scores = {"full": 0.9, "half": 0.8, "odd": 0.7, "tiny": 0.6}
     times = {

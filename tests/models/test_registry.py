@@ -19,6 +19,7 @@ SMALL = {
     "mlp": ((2, 1, 8, 8), {"in_features": 64, "hidden": [9, 8]}, {"hidden": [5, 7]}),
     "mobilenet_v1": (IMAGE, {"width": 0.5, "stem_stride": 1}, {"width": 0.25}),
     "mobilenet_v2": (IMAGE, {"width": 0.75, "stem_stride": 1}, {"width": 0.5}),
+    "preact_resnet20": (IMAGE, {"width": 4}, {"width": 3}),
     "resnet18": (IMAGE, {"width": 8, "shortcut": "zero_pad", "stem": "cifar"}, {"width": 5}),
     "resnet20": (IMAGE, {"width": 8, "shortcut": "zero_pad"}, {"width": 5}),
     "resnet50": (IMAGE, {"width": 4, "shortcut": "zero_pad"}, {"width": 3}),

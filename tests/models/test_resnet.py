@@ -2,7 +2,14 @@ import pytest
 import torch
 from torch import nn
 
-from nestling.models import digits_resnet, resnet18, resnet20, resnet50, resnet56
+from nestling.models import (
+    digits_resnet,
+    preact_resnet20,
+    resnet18,
+    resnet20,
+    resnet50,
+    resnet56,
+)
 from nestling.models.resnet import ZeroPad
 
 
@@ -71,6 +78,41 @@ def test_blocks_are_projected_where_the_shortcut_says(shortcut, projected):
     keys = resnet20(shortcut=shortcut).state_dict()
     assert {key.split(".shortcut")[0] for key in keys if ".shortcut.0.weight" in key} == projected
     assert {key.split(".shortcut")[0] for key in keys if ".shortcut.1.weight" in key} == projected
+
+
+def test_norms_before_the_convolutions():
+    """What each block computes, written out; the shortcut is followed by nothing."""
+    torch.manual_seed(0)
+    model = preact_resnet20(width=4).eval()
+    assert (
+        count(model)
+        == 4 * 27
+        + sum(
+            2 * a + 9 * a * b + 2 * b + 9 * b * b + (a * b + 2 * b if a != b else 0)
+            for a, b in [(4, 4)] * 3 + [(4, 8)] + [(8, 8)] * 2 + [(8, 16)] + [(16, 16)] * 2
+        )
+        + 2 * 16
+        + 16 * 10
+        + 10
+    )
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        for norm in (part for part in model.modules() if isinstance(part, nn.BatchNorm2d)):
+            norm.weight.uniform_(0.5, 2)
+            norm.running_mean.normal_()
+        out = model.conv1(x)
+        for block in (
+            b for stage in ("layer1", "layer2", "layer3") for b in model.get_submodule(stage)
+        ):
+            active = block.bn1(out).relu()
+            hidden = block.conv2(block.bn2(block.conv1(active)).relu())
+            out = hidden + (block.shortcut(active) if hasattr(block, "shortcut") else out)
+        wanted = model.linear(model.bn(out).relu().mean((2, 3)))
+        torch.testing.assert_close(model(x), wanted)
+    assert [n for n in dict(model.named_modules()) if n.endswith("shortcut")] == [
+        "layer2.0.shortcut",
+        "layer3.0.shortcut",
+    ]
 
 
 def test_zero_pad_strides_and_pads_half_on_each_side():
