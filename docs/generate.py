@@ -157,6 +157,12 @@ def backends_table() -> str:
     return str(module.table(module.kept()))
 
 
+def paper_a_table() -> str:
+    """Return the table of paper A's four subnets, from its kept result."""
+    module = benchmark("paper_a")
+    return str(module.table(module.kept()))
+
+
 def covered() -> str:
     """Return the figures of the coverage benchmark's kept result, in words."""
     module = benchmark("coverage")
@@ -234,6 +240,7 @@ TABLES = {
     "coverage": coverage_table,
     "covered": covered,
     "backends": backends_table,
+    "paper_a": paper_a_table,
     "accuracy": accuracy_tables,
     "serving": serving_tables,
     "nested": nested_tables,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nestling.errors import ModelError, did_you_mean
+from nestling.options import check_values
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,11 @@ class Catalogue:
     def check_options(
         self, name: str, function: Callable[..., Any], given: Mapping[str, Any]
     ) -> None:
-        """Check that the function of a name takes all of the options.
+        """Check that the function of a name takes all of the options, with these values.
 
         Raises:
-            ModelError: it does not.
+            ModelError: it has no such option.
+            NestlingError: a value is none that the option's annotation allows.
         """
         known = options(function)
         for option in given:
@@ -73,6 +75,7 @@ class Catalogue:
                     f"the {self.noun} {name!r} has no option {option!r}{near}; its options are "
                     f"{', '.join(known) or 'none'}"
                 )
+        check_values(function, given)
 
     def _files(self) -> list[str]:
         folder = importlib.import_module(self.package)

@@ -103,7 +103,7 @@ def _anew(net: Supernet, spec: Spec, trained: nn.Module) -> nn.Module:
 
 
 def labels_share(
-    labels_first: float | None, distill: Loss | None, loss: Loss | None = None
+    labels_first: float | None, distill: Loss | None = None, loss: Loss | None = None
 ) -> float:
     """Return the share of a training in which all subnets learn from the labels.
 

@@ -37,6 +37,7 @@ from nestling.timing import (
     prepared,
     waiting,
 )
+from nestling.upkeep import Upkeep
 from nestling.weights import Versions, cloned, fill, tensors_of
 
 CALIBRATION = 50  # batches of training data that measure a subnet's norm statistics
@@ -147,7 +148,8 @@ class Menu:
         """Return the menu with latencies measured on this device, and with `offered` settled anew.
 
         All entries are measured in turn within one run until each median is known to `precision`.
-        They run as views of the shared weights, which is slower at batch 1 than `packed`.
+        They run as views of the shared weights, which is slower at batch 1 than `packed`. Other
+        backends, memory and energy are measured by `nestling.profiling.profiled`.
 
         Args:
             batch: examples in a call.
@@ -172,9 +174,37 @@ class Menu:
             seconds=seconds * len(calls),
             synchronize=waiting(device),
         )
-        key = self.key(batch, backend(packed))
-        entries = settle_offers(self.entries, table, self.profile.narrowings.get(key))
-        return replace(self, profile=self.profile.with_table(key, table), entries=entries)
+        return self.with_tables(batch, {backend(packed): table})
+
+    def with_tables(
+        self,
+        batch: int,
+        tables: Mapping[str, Mapping[str, Latency]],
+        upkeeps: Mapping[str, Upkeep] | None = None,
+    ) -> Menu:
+        """Return the menu with latencies that were just measured here, and `offered` settled anew.
+
+        What decides is each entry's fastest backend of these. A table without an upkeep keeps the
+        one that was measured before, but for what was seen over a sustained time.
+
+        Args:
+            batch: examples in a call.
+            tables: by backend and entry.
+            upkeeps: by backend.
+        """
+        profile, best = self.profile, dict[str, Latency]()
+        for name, table in tables.items():
+            key = self.key(batch, name)
+            upkeep = (upkeeps or {}).get(name)
+            before = self.profile.upkeeps.get(key)
+            if upkeep is None and before is not None:
+                upkeep = replace(before, minutes=0.0, drift=None)
+            profile = profile.with_table(key, table, upkeep)
+            for entry, found in table.items():
+                if entry not in best or found.median < best[entry].median:
+                    best[entry] = found
+        narrowing = profile.narrowings.get(self.key(batch, next(iter(tables))))
+        return replace(self, profile=profile, entries=settle_offers(self.entries, best, narrowing))
 
     def narrowed(
         self, batch: int = 1, *, seconds: float = NARROWING_SECONDS, packed: bool = False

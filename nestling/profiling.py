@@ -25,7 +25,6 @@ from nestling.costs.latency import Latency
 from nestling.energy import NOT_HERE, Meter, joules_of
 from nestling.errors import ModelError
 from nestling.menu import LATENCY_SECONDS, Menu
-from nestling.offers import settle_offers
 from nestling.timing import check_batch, prepared, waiting
 from nestling.upkeep import Upkeep
 
@@ -85,16 +84,16 @@ def profiled(
     else:
         spent = seconds * len(bench.calls)
         found = latency.measure(bench.calls, precision=precision, seconds=spent, **conditions)
+    tables: dict[str, dict[str, Latency]] = {}
+    upkeeps: dict[str, Upkeep] = {}
     for name in names:
-        table = {entry.name: found[f"{name}/{entry.name}"] for entry in bench.entries(name)}
-        drift = [drifts[f"{name}/{entry}"] for entry in table] if drifts else []
-        upkeep = bench.upkeep(name, meter)
-        if drift:
-            upkeep = replace(upkeep, minutes=float(sustained), drift=statistics.median(drift))
-        profile = profile.with_table(menu.key(batch, name), table, upkeep)
-    key = menu.key(batch, names[0])
-    entries = settle_offers(menu.entries, _fastest(found, menu), profile.narrowings.get(key))
-    return replace(menu, profile=profile, entries=entries)
+        entries = [entry.name for entry in bench.entries(name)]
+        tables[name] = {entry: found[f"{name}/{entry}"] for entry in entries}
+        upkeeps[name] = bench.upkeep(name, meter)
+        if drifts:
+            drift = statistics.median(drifts[f"{name}/{entry}"] for entry in entries)
+            upkeeps[name] = replace(upkeeps[name], minutes=float(sustained), drift=drift)
+    return replace(menu, profile=profile).with_tables(batch, tables, upkeeps)
 
 
 def _checked(name: str) -> str:
@@ -104,16 +103,6 @@ def _checked(name: str) -> str:
             f"name some of {', '.join(known.names())}"
         )
     return known.check(name)
-
-
-def _fastest(found: Mapping[str, Latency], menu: Menu) -> dict[str, Latency]:
-    """Return the latency of every entry on its fastest backend."""
-    best: dict[str, Latency] = {}
-    for name, measured in found.items():
-        entry = name.partition("/")[2]
-        if entry not in best or measured.median < best[entry].median:
-            best[entry] = measured
-    return best
 
 
 @dataclass(frozen=True)

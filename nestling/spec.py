@@ -19,111 +19,27 @@ from typing import Any
 
 from nestling import extent as extents
 from nestling import setting
+from nestling.axis import ORDERED, Axis, allowed_counts
 from nestling.coding import CLIP, Coding
 from nestling.description import describe
 from nestling.errors import BudgetError, SpecError, did_you_mean
 from nestling.extent import Along, Counts, Extent, Fixed
-from nestling.passage import Passage
+from nestling.layout import Attribute, Block, Frozen, Layout, Work
 from nestling.quantize import FULL
 from nestling.rewrite import Rewrite
 from nestling.setting import Setting
 
-WIDE = 128  # axes of at least this size go in steps of 16, narrower ones in steps of 8
-ORDERED = ("depth", "bits")  # kinds whose units have an order of their own, which nothing changes
-
-
-@dataclass(frozen=True)
-class Axis:
-    """An elastic dimension of the model: slices of weights that are cut together.
-
-    Attributes:
-        name: the common module path of its producers; the kind follows where it is not plain.
-        size: units of the full net.
-        kind: what a unit is: channels, neurons, heads, head_size, embedding, paths, depth or bits.
-        counts: the numbers of units that a spec may keep, ascending, the size last.
-        outer: whether the uniform width cuts it; an axis inside the units of another one is not
-            (half of the heads and half of each head would be a quarter).
-    """
-
-    name: str
-    size: int
-    kind: str
-    counts: tuple[int, ...]
-    outer: bool = True
-
-    def nearest(self, units: float) -> int:
-        """Return the allowed count nearest to a number of units; the larger one of two."""
-        return min(self.counts, key=lambda count: (abs(count - units), -count))
-
-    @property
-    def ordered(self) -> bool:
-        """Whether its units have an order of their own, so that rankers skip it."""
-        return self.kind in ORDERED
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """A dimension of a parameter that cannot be cut, and why."""
-
-    parameter: str
-    dim: int
-    size: int
-    op: str
-    module: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What the dimensions of one parameter or buffer are made of."""
-
-    extents: tuple[Extent, ...]
-    parameter: bool
-    itemsize: int
-
-    def shape(self, counts: Counts) -> tuple[int, ...]:
-        """Return the shape that a spec leaves."""
-        return tuple(extents.count(extent, counts) for extent in self.extents)
-
-
-@dataclass(frozen=True)
-class Attribute:
-    """A size that a module holds as an integer (or at `index` of a tuple) and that follows axes."""
-
-    module: str
-    name: str
-    index: int | None
-    extent: Extent
-
-
-@dataclass(frozen=True)
-class Block:
-    """A residual block that subnets of less depth pass by.
-
-    Attributes:
-        module: its path.
-        axis: the depth axis of its stage.
-        place: how many blocks of the stage come before it: it is kept by counts above that.
-        passage: what it returns when it is passed by.
-    """
-
-    module: str
-    axis: str
-    place: int
-    passage: Passage
-
-
-@dataclass(frozen=True)
-class Work:
-    """Multiply-accumulates of one op for one example: the product of its extents over `per`."""
-
-    module: str
-    extents: tuple[Extent, ...]
-    per: int = 1
-
-    def macs(self, counts: Counts) -> int:
-        """Return the multiply-accumulates that a spec leaves."""
-        return math.prod(extents.count(extent, counts) for extent in self.extents) // self.per
+__all__ = [
+    "Attribute",
+    "Axis",
+    "Block",
+    "Frozen",
+    "Layout",
+    "Space",
+    "Spec",
+    "Work",
+    "allowed_counts",
+]
 
 
 class Spec(Mapping[str, int]):
@@ -547,27 +463,6 @@ class Space:
             ),
             settings=tuple(each.substituted(change) for each in self.settings),
         )
-
-
-def allowed_counts(size: int, kind: str, step: int | None) -> tuple[int, ...]:
-    """Return the counts that an axis allows; they follow from its size, kind and step alone.
-
-    Without a step: multiples of 16 for axes of 128 units and more, of 8 down to 16 units, and of
-    the largest power of two up to half of the size below that; single heads, paths and layers.
-    Aligned widths are the fast ones: 33 channels cost 40 % more time than 32.
-
-    Example:
-        >>> allowed_counts(64, "channels", None)
-        (8, 16, 24, 32, 40, 48, 56, 64)
-    """
-    if step is None:
-        if kind in ("heads", "paths", "depth", "bits"):
-            step = 1
-        elif size >= 16:
-            step = 16 if size >= WIDE else 8
-        else:
-            step = 1 << max(0, (size // 2).bit_length() - 1)
-    return (*range(step, size, step), size)
 
 
 def _unknown_axis(space: Space, name: str) -> str:

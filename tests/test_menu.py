@@ -12,6 +12,7 @@ from nestling.entry import Entry, is_as_good, noise
 from nestling.menu import names_for
 from nestling.narrowing import Comparison, Narrowing
 from nestling.offers import settle_offers
+from nestling.upkeep import Upkeep
 from nestling.weights import Versions
 
 
@@ -383,6 +384,20 @@ def test_measuring_files_the_profile_under_this_machine(small, net):
     for batch in (0, -1, 1.5, "x", True):
         with pytest.raises(ModelError, match="batch="):
             menu.measured(batch)
+
+
+def test_measuring_times_anew_keeps_what_else_was_measured(small, net):
+    menu = made(small, net, [net.space.uniform[0]])
+    table = {entry.name: latency(1, 2) for entry in menu}
+    upkeep = Upkeep(bytes=9, energy="made up", joules={"full": 2.0}, minutes=3.0, drift=0.5)
+    known = menu.with_tables(2, {"eager": table, "packed": table}, {"eager": upkeep})
+    assert known.profile.upkeeps == {menu.key(2): upkeep}
+    again = known.measured(2, seconds=0.02, precision=0.9)
+    assert again.profile.upkeeps == {
+        menu.key(2): Upkeep(bytes=9, energy="made up", joules={"full": 2.0})
+    }
+    assert again.profile.tables[menu.key(2)] != table
+    assert again.profile.tables[menu.key(2, "packed")] == table
 
 
 def test_identity_follows_names_specs_and_weights(small):

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 import nestling
+from nestling.energy import NOT_HERE, find_meter
 from nestling.engine import Reply
 from nestling.engine.arrivals import arrivals
 from nestling.engine.sending import send
 from nestling.engine.sight import percentile
-from serving_parts import energy, rivals
+from serving_parts import rivals
 from serving_parts.menus import Served
 from serving_parts.scenarios import Scenario
 
@@ -55,18 +56,18 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         runs = {"run": rivals.reloading(model, Path(folder))} if policy == rivals.RELOAD else {}
         objective = rivals.made(policy, limit, scenario.percentile, seed)
-        meter = energy.Meter()
+        meter = find_meter(next(model.menu.net.parameters()).device)
         with nestling.Engine(model, objective, queue=QUEUE, deadline_ms=limit, **runs) as engine:
             replies: list[tuple[int, float, Reply | None]] = []
             times = itertools.takewhile(
                 lambda due: due <= seconds, arrivals(scenario.shape, rate, seed)
             )
-            meter.start()
+            before = 0.0 if meter is None else meter.joules()
             start = time.monotonic()
             send(engine, times, served.examples, sent=lambda *each: replies.append(each))
             sent = [_ended(served, *each) for each in replies]
             spent = time.monotonic() - start
-            joules = meter.joules()
+            joules = None if meter is None else meter.joules() - before
             counts = engine.sight().counts
     found = figures(sent, limit, served.accuracy)
     return {
@@ -76,7 +77,7 @@ def run(
         **found,
         "switches_per_s": counts.switches / spent,
         "joules": joules,
-        "energy": meter.told,
+        "energy": NOT_HERE if meter is None else meter.name,
         "counts": asdict(counts),
         "timeline": timeline(sent, limit, seconds, list(forecast.names)),
     }

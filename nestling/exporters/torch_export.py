@@ -42,10 +42,10 @@ def write(subject: Subject, path: Path) -> None:
 def reopen(path: Path, subject: Subject) -> Call:
     """Return what runs a program of `torch.export`."""
     with quiet():
-        return _checked(torch.export.load(path).module(), subject)
+        return checked(torch.export.load(path).module(), subject)
 
 
-def _checked(module: Any, subject: Subject) -> Call:
+def checked(module: Any, subject: Subject) -> Call:
     """Return the program's module; it takes its inputs as they were traced, by place or keyword."""
     interface = subject.interface
     count = len(interface.signature.args)

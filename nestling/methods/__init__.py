@@ -41,9 +41,10 @@ def options(recipe: Recipe) -> list[str]:
 
 
 def check_options(name: str, recipe: Recipe, given: Mapping[str, Any]) -> None:
-    """Check that a recipe takes all of the options.
+    """Check that a recipe takes all of the options, with these values.
 
     Raises:
-        ModelError: it does not.
+        ModelError: it has no such option.
+        NestlingError: a value that the option's annotation does not allow.
     """
     _ALL.check_options(name, recipe, given)

@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -25,20 +25,22 @@ from nestling.execution.stage import Executed, execute
 from nestling.menu import CALIBRATION, names_for
 from nestling.methods.individual import alone
 from nestling.optimizers import default_optimizer
+from nestling.options import Checked
 from nestling.packing import pack
 from nestling.spec import Space, Spec
 from nestling.training import Run
 from nestling.units import loose_axes
 
 FURTHER = (1.0, 0.1)  # shares of MACs that the menu has beside the executed counts
+SETTINGS = ("saliency", "scope", "exploration", "discount", "start", "tune", "every")
 SLOWER = 0.1  # of the learning rate, for the cuts that are tuned alone
 
 
 def channel_execution(
     run: Run,
     *,
-    keep: Keep = 0.5,
-    fractions: Sequence[float] = FURTHER,
+    keep: Annotated[Keep, Checked(Settings, SETTINGS)] = 0.5,
+    fractions: Annotated[Sequence[float], Checked(_check)] = FURTHER,
     saliency: str = "fisher",
     scope: str = "axis",
     exploration: float = EXPLORATION,
@@ -73,7 +75,6 @@ def channel_execution(
         >>> menu = nestling.fit(net, train, val, method="channel-execution", keep=0.5)
     """
     settings = Settings(keep, saliency, scope, exploration, discount, start, tune, every)
-    _check_fractions(fractions)
     done = execute(run, settings)
     space = run.net.space
     offered = _offered(space, done, fractions, by_axis=scope == "axis")
@@ -82,8 +83,8 @@ def channel_execution(
     return _modules(run, names_for(run.net, offered), done.spec, epochs)
 
 
-def _check_fractions(fractions: Sequence[float]) -> None:
-    if isinstance(fractions, (str, int, float)) or any(
+def _check(fractions: Sequence[float]) -> None:
+    if not isinstance(fractions, list | tuple) or any(
         isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1
         for share in fractions
     ):

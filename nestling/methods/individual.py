@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Annotated
 
 from torch import nn
 
-from nestling.errors import ModelError, SpecError
+from nestling.errors import SpecError
 from nestling.menu import check_alone, names_for
 from nestling.models import initialize
 from nestling.objectives.sandwich import Loss, task_loss
+from nestling.options import Checked, one_of
 from nestling.packing import pack
-from nestling.search.uniform import FRACTIONS, ladder
+from nestling.search.uniform import FRACTIONS, Fractions, ladder
 from nestling.spec import Spec
 from nestling.supernet import Supernet
 from nestling.training import Run
@@ -26,9 +28,9 @@ STARTS = ("fresh", "given")
 def individual(
     run: Run,
     *,
-    fractions: Sequence[float] = FRACTIONS,
-    specs: Sequence[Spec] | None = None,
-    start: str = "fresh",
+    fractions: Fractions = FRACTIONS,
+    specs: Annotated[Sequence[Spec] | None, Checked(_check)] = None,
+    start: Annotated[str, one_of(STARTS)] = "fresh",
 ) -> Mapping[str, tuple[Spec, nn.Module]]:
     """Train a stand-alone net for each spec.
 
@@ -41,13 +43,8 @@ def individual(
 
     Raises:
         SpecError: there is no spec, or one has weights in few bits.
-        ModelError: no such start.
     """
-    if start not in STARTS:
-        raise ModelError(f"start= is one of {', '.join(STARTS)}, not {start!r}")
     chosen = list(specs) if specs is not None else ladder(run.net.space, fractions)
-    if not chosen:
-        raise SpecError("specs= lists at least one spec, but it is empty")
     for spec in chosen:
         check_alone(run.net, spec)
     trained: dict[str, tuple[Spec, nn.Module]] = {}
@@ -58,6 +55,15 @@ def individual(
         run.train_stage(partial(alone, module, loss=run.loss), name=name, alone=module)
         trained[name] = (spec, module)
     return trained
+
+
+def _check(specs: Sequence[Spec] | None) -> None:
+    listed = isinstance(specs, list | tuple) and all(isinstance(each, Spec) for each in specs)
+    if specs is not None and not (listed and specs):
+        raise SpecError(
+            f"specs= lists at least one spec, such as [net.space.spec(width=0.5)], not "
+            f"{specs!r:.80}"
+        )
 
 
 def alone(

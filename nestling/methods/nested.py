@@ -12,50 +12,54 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
 from nestling import rankers
 from nestling.binding import binding
-from nestling.errors import ModelError, SpecError, did_you_mean
+from nestling.errors import ModelError
 from nestling.execution.resting import Resting
 from nestling.loop import Objective
 from nestling.menu import CALIBRATION, names_for
-from nestling.objectives.law import GO_ON, LOW, Draws, Low, draws_of
+from nestling.objectives.law import GO_ON, LOW, Draws, Low, check_law, draws_of
 from nestling.objectives.ordered_dropout import check_statistics, ordered_dropout
 from nestling.objectives.sandwich import Loss
-from nestling.search.pricing import LATENCY, cost_of
+from nestling.options import Checked, DataRule, KindsRule, one_of, whole
+from nestling.search import check_given as check_search
+from nestling.search.greedy import check_budgets
+from nestling.search.pricing import LATENCY, check_cost, cost_of
 from nestling.search.stage import check_begins, held_out_of, searched
-from nestling.search.uniform import FRACTIONS, check_fractions
+from nestling.search.uniform import FRACTIONS, Fractions
 from nestling.spec import Spec
 from nestling.supernet import Supernet
 from nestling.training import Run
 
 IDLE = ("rests", "moves")
+OWN = ("floor", "kinds", "targets", "budgets", "reachable")  # of the search, by the method's
 LOOK = 4  # axes that a step of the search looks at
 
 
 def nested(
     run: Run,
     *,
-    kinds: Sequence[str] | None = None,
-    law: str = "uniform",
+    kinds: Annotated[Sequence[str] | None, KindsRule] = None,
+    law: Annotated[str, Checked(check_law, ("low", "go_on", "groups", "tied"))] = "uniform",
     low: Low = LOW,
     go_on: float = GO_ON,
     groups: int | None = None,
     tied: str = "axis",
-    every: int = 1,
-    statistics: str = "own",
-    idle: str = "rests",
-    rank_by: str | None = None,
+    every: Annotated[int, whole(1)] = 1,
+    statistics: Annotated[str, Checked(check_statistics)] = "own",
+    idle: Annotated[str, one_of(IDLE)] = "rests",
+    rank_by: Annotated[str | None, Checked(rankers.check_given, ("rank_options",))] = None,
     rank_options: Mapping[str, Any] | None = None,
-    fractions: Sequence[float] = FRACTIONS,
-    budgets: Sequence[float] = (),
-    cost: str = "macs",
-    search_options: Mapping[str, Any] | None = None,
-    held_out: Iterable[Any] | None = None,
+    fractions: Fractions = FRACTIONS,
+    budgets: Annotated[Sequence[float], Checked(check_budgets)] = (),
+    cost: Annotated[str, Checked(check_cost)] = "macs",
+    search_options: Annotated[Mapping[str, Any] | None, Checked(_check_search)] = None,
+    held_out: Annotated[Iterable[Any] | None, DataRule] = None,
 ) -> Mapping[str, tuple[Spec, nn.Module]]:
     """Train by ordered dropout, search greedily over all kinds, and return what was found.
 
@@ -93,10 +97,7 @@ def nested(
     Example:
         >>> menu = nestling.fit(net, train, val, method="nested", kinds=["channels", "depth"])
     """
-    check_fractions(fractions)
     price = cost_of(run.net, cost)
-    check_statistics(statistics)
-    _check(every, idle)
     draws = draws_of(
         run.net.space, kinds=kinds, law=law, low=low, go_on=go_on, groups=groups, tied=tied
     )
@@ -121,12 +122,14 @@ def nested(
     }
 
 
-def _check(every: int, idle: str) -> None:
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise SpecError(f"every= is a whole number of steps from 1 on, not {every!r}")
-    if idle not in IDLE:
-        raise SpecError(
-            f"idle= is one of {', '.join(IDLE)}, not {idle!r}{did_you_mean(str(idle), IDLE)}"
+def _check_search(search_options: Mapping[str, Any] | None) -> None:
+    """Check the options of the search, none of which may be one that is the method's own."""
+    check_search("greedy", search_options)
+    taken = [name for name in search_options or {} if name in OWN]
+    if taken:
+        raise ModelError(
+            f"search_options= has {taken[0]!r}, which follows from the options of the method "
+            "(low=, kinds=, fractions=, budgets=); give these"
         )
 
 
@@ -138,24 +141,9 @@ def _search_options(
     budgets: Sequence[float],
     given: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the options of the search; nothing smaller is looked for than was trained.
-
-    Raises:
-        ModelError: one that is the method's own is given for the search.
-    """
-    own = {
-        "floor": draws.floors(run.net.space),
-        "kinds": kinds,
-        "targets": [share for share in fractions if share < 1],
-        "budgets": budgets,
-        "reachable": True,
-    }
-    taken = [name for name in given if name in own]
-    if taken:
-        raise ModelError(
-            f"search_options= has {taken[0]!r}, which follows from the options of the method "
-            "(low=, kinds=, fractions=, budgets=); give these"
-        )
+    """Return the options of the search; nothing smaller is looked for than was trained."""
+    floor, targets = draws.floors(run.net.space), [share for share in fractions if share < 1]
+    own = dict(zip(OWN, (floor, kinds, targets, budgets, True), strict=True))
     return {"look": LOOK, **given, **own}
 
 

@@ -10,16 +10,19 @@ Source: Yang, He, Cao and Fan, Non-uniform DNN Structured Subnets Sampling for D
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Annotated
 
 from torch import nn
 
 from nestling import rankers
-from nestling.joint import Joint, check_start, weights_of
+from nestling.joint import Joint, check_start, labels_share, weights_of
 from nestling.menu import names_for
+from nestling.objectives.listed import check_draw
 from nestling.objectives.sandwich import Loss
+from nestling.options import Checked, LossRule, Switch, whole
 from nestling.rankers import lasso
-from nestling.search.uniform import check_fractions
+from nestling.search.uniform import Fractions
 from nestling.spec import Spec
 from nestling.supernet import rearranged
 from nestling.training import Run
@@ -28,16 +31,16 @@ from nestling.training import Run
 def norms(
     run: Run,
     *,
-    fractions: Sequence[float] = lasso.TARGETS,
-    strength: tuple[float, float] = lasso.STRENGTH,
+    fractions: Fractions = lasso.TARGETS,
+    strength: Annotated[tuple[float, float], Checked(lasso.check_pull, ("clip",))] = lasso.STRENGTH,
     clip: float = lasso.CLIP,
-    rank_epochs: int | None = None,
-    start: str = "given",
-    draw: int | None = None,
-    labels_first: float | None = None,
-    distill: Loss | None = None,
-    summed: bool = False,
-    own_norms: bool = True,
+    rank_epochs: Annotated[int | None, whole(1, none=True)] = None,
+    start: Annotated[str, Checked(check_start)] = "given",
+    draw: Annotated[int | None, Checked(check_draw)] = None,
+    labels_first: Annotated[float | None, Checked(labels_share)] = None,
+    distill: Annotated[Loss | None, LossRule] = None,
+    summed: Switch = False,
+    own_norms: Switch = True,
 ) -> Mapping[str, tuple[Spec, nn.Module]]:
     """Draw a subnet for each fraction along one run of the clipped lasso, and train them together.
 
@@ -60,8 +63,6 @@ def norms(
         ModelError: an option that is none.
         SpecError: a fraction that is none.
     """
-    check_fractions(fractions)
-    check_start(start)
     joint = Joint(draw, labels_first, distill, summed, own_norms)
     joint.share(run)  # an error now, not after the ranking
     space = run.net.space

@@ -11,18 +11,20 @@ Source: Yang, He, Cao and Fan, A Progressive Sub-Network Searching Framework for
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 
 from nestling import rankers
 from nestling.errors import BudgetError
-from nestling.joint import Joint, check_start, weights_of
+from nestling.joint import Joint, check_start, labels_share, weights_of
 from nestling.menu import names_for
-from nestling.objectives.listed import DRAW
+from nestling.objectives.listed import DRAW, check_draw
 from nestling.objectives.sandwich import Loss, in_training, task_loss
+from nestling.options import Checked, DataRule, EpochsRule, LossRule, Switch, whole
+from nestling.search import check_given as check_search
 from nestling.search.stage import check_begins, held_out_of, searched
-from nestling.search.uniform import FRACTIONS, check_fractions
+from nestling.search.uniform import FRACTIONS, Fractions
 from nestling.spec import Space, Spec
 from nestling.supernet import Supernet, rearranged
 from nestling.training import Run
@@ -31,20 +33,20 @@ from nestling.training import Run
 def progressive(
     run: Run,
     *,
-    fractions: Sequence[float] = FRACTIONS,
-    rank_by: str | None = "noise",
-    rank_epochs: int | None = None,
+    fractions: Fractions = FRACTIONS,
+    rank_by: Annotated[str | None, Checked(rankers.check_given, ("rank_options",))] = "noise",
+    rank_epochs: Annotated[int | None, whole(0, none=True)] = None,
     rank_options: Mapping[str, Any] | None = None,
-    search: str = "greedy",
+    search: Annotated[str, Checked(check_search, ("search_options",))] = "greedy",
     search_options: Mapping[str, Any] | None = None,
-    held_out: Iterable[Any] | None = None,
-    start: str = "given",
-    draw: int | None = DRAW,
-    labels_first: float | None = None,
-    distill: Loss | None = None,
-    summed: bool = False,
-    own_norms: bool = False,
-    train_all: Iterable[Any] | None = None,
+    held_out: Annotated[Iterable[Any] | None, DataRule] = None,
+    start: Annotated[str, Checked(check_start)] = "given",
+    draw: Annotated[int | None, Checked(check_draw)] = DRAW,
+    labels_first: Annotated[float | None, Checked(labels_share)] = None,
+    distill: Annotated[Loss | None, LossRule] = None,
+    summed: Switch = False,
+    own_norms: Switch = False,
+    train_all: Annotated[Iterable[Any] | None, EpochsRule] = None,
 ) -> Mapping[str, tuple[Spec, nn.Module]]:
     """Rank, search and train a list of non-uniform subnets; return those nearest to the fractions.
 
@@ -85,8 +87,6 @@ def progressive(
         DataError: the held-out batches vary from one iteration to the next.
         BudgetError: the search finds no subnet as small as any of the fractions.
     """
-    check_fractions(fractions)
-    check_start(start)
     joint = Joint(draw, labels_first, distill, summed, own_norms, train_all)
     joint.share(run)  # an error now, not after the ranking
     slice_ = held_out_of(run, held_out)

@@ -5,13 +5,14 @@ Source: Yu, Yang, Xu, Yang and Huang, Slimmable Neural Networks (ICLR 2019).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import nn
 
 from nestling.joint import Joint
 from nestling.menu import names_for
-from nestling.search.uniform import ladder
+from nestling.options import Switch
+from nestling.search.uniform import Fractions, ladder
 from nestling.spec import Spec
 from nestling.training import Run
 
@@ -21,9 +22,9 @@ FRACTIONS = (1.0, 0.75, 0.5, 0.25, 0.15)
 def slimmable(
     run: Run,
     *,
-    fractions: Sequence[float] = FRACTIONS,
-    own_norms: bool = True,
-    summed: bool = False,
+    fractions: Fractions = FRACTIONS,
+    own_norms: Switch = True,
+    summed: Switch = False,
 ) -> Mapping[str, tuple[Spec, nn.Module]]:
     """Train some uniform widths together, and offer them.
 

@@ -9,6 +9,7 @@ Source: Yu and Huang, Universally Slimmable Networks and Improved Training Techn
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated
 
 from torch import nn
 
@@ -16,7 +17,8 @@ from nestling.errors import SpecError
 from nestling.joint import labels_share
 from nestling.menu import names_for
 from nestling.objectives.sandwich import Loss, check_low, sandwich, task_loss
-from nestling.search.uniform import FRACTIONS, ladder, width_of
+from nestling.options import Checked, LossRule, Switch, whole
+from nestling.search.uniform import FRACTIONS, Fractions, ladder, width_of
 from nestling.spec import Spec
 from nestling.supernet import Supernet
 from nestling.training import Run
@@ -25,12 +27,12 @@ from nestling.training import Run
 def uniform(
     run: Run,
     *,
-    fractions: Sequence[float] = FRACTIONS,
-    low: float | None = None,
-    random: int = 2,
-    labels_first: float | None = None,
-    distill: Loss | None = None,
-    summed: bool = False,
+    fractions: Fractions = FRACTIONS,
+    low: Annotated[float | None, Checked(_check)] = None,
+    random: Annotated[int, whole(0)] = 2,
+    labels_first: Annotated[float | None, Checked(labels_share)] = None,
+    distill: Annotated[Loss | None, LossRule] = None,
+    summed: Switch = False,
 ) -> Mapping[str, tuple[Spec, nn.Module]]:
     """Train universally slimmable weights and return uniform subnets near the wanted fractions.
 
@@ -66,13 +68,17 @@ def uniform(
     return {name: (spec, run.net.subnet(spec)) for name, spec in named.items()}
 
 
+def _check(low: float | None) -> None:
+    if low is not None:
+        check_low(low)
+
+
 def _offered(run: Run, fractions: Sequence[float], low: float | None) -> list[Spec]:
     """Return the uniform specs near the fractions that are no narrower than what is trained."""
     space = run.net.space
     found = ladder(space, fractions)
     if low is None:
         return found
-    check_low(low)
     narrowest = space.spec(width=low)
     kept = [spec for spec in found if all(spec[axis] >= narrowest[axis] for axis in spec)]
     dropped = [share for share in fractions if ladder(space, [share])[0] not in kept]

@@ -146,9 +146,8 @@ def draws_of(
         (1, 2, 3)
     """
     axes = axes_of_kinds(space, kinds)
-    lows = _lows(low, axes)
-    _check(law, go_on, groups, tied)
-    laws = {}
+    check_law(law, low, go_on, groups, tied)
+    lows, laws = _lows(low, axes), {}
     for axis in axes:
         if law == "geometric":
             laws[axis.name] = _geometric(axis, go_on, groups or GROUPS)
@@ -188,12 +187,30 @@ def _geometric(axis: Axis, go_on: float, groups: int) -> Law:
 # -- what may be asked for ------------------------------------------------------------------------
 
 
-def _check(law: str, go_on: float, groups: int | None, tied: str) -> None:
+def check_law(law: str, low: Low, go_on: float, groups: int | None, tied: str) -> None:
+    """Check how specs shall be drawn, as far as that is known without a space.
+
+    Args:
+        law: as for `draws_of`, and so are the others.
+        low: its kinds are looked at by `draws_of` alone.
+        go_on: a probability.
+        groups: of an axis.
+        tied: what is drawn together.
+
+    Raises:
+        SpecError: an option that is none.
+    """
     for name, value, known in (("law", law, LAWS), ("tied", tied, TIES)):
         if value not in known:
             raise SpecError(
                 f"{name}= is one of {', '.join(known)}, not {value!r}"
                 f"{did_you_mean(str(value), known)}"
+            )
+    for share in low.values() if isinstance(low, Mapping) else [low]:
+        if not _is_number(share) or not 0 < share <= 1:
+            raise SpecError(
+                f"low= is the least share of its units that an axis keeps, above 0 and at most 1, "
+                f"but it is {share!r}"
             )
     if not _is_number(go_on) or not 0 < go_on < 1:
         raise SpecError(
@@ -221,12 +238,6 @@ def _lows(low: Low, axes: Sequence[Axis]) -> dict[str, float]:
             raise SpecError(
                 f"low= names the kind {kind!r}, which is not drawn"
                 f"{did_you_mean(str(kind), kinds)}; those that are: {', '.join(kinds)}"
-            )
-    for share in low.values() if isinstance(low, Mapping) else [low]:
-        if not _is_number(share) or not 0 < share <= 1:
-            raise SpecError(
-                f"low= is the least share of its units that an axis keeps, above 0 and at most 1, "
-                f"but it is {share!r}"
             )
     return {kind: float(given.get(kind, usual[kind])) for kind in kinds}
 

@@ -109,6 +109,27 @@ def rank(
         before.restore()
 
 
+def check_given(rank_by: str | None, rank_options: Mapping[str, Any] | None) -> None:
+    """Check a ranker by name with its options, as far as that is known without a net.
+
+    Raises:
+        ModelError: no such ranker or option, options that are no mapping, or options of none.
+        NestlingError: a value that the option's annotation does not allow.
+    """
+    if rank_options is not None and not isinstance(rank_options, Mapping):
+        raise ModelError(
+            f"rank_options= is a mapping of names to values, such as {{'direction': 'ascending'}}, "
+            f"not {rank_options!r:.80}"
+        )
+    if rank_by is not None:
+        _ALL.check_options(rank_by, find(rank_by), rank_options or {})
+    elif rank_options:
+        raise ModelError(
+            f"rank_options= are those of a ranker, but rank_by= is None, which ranks nothing; give "
+            f"rank_by= one of {', '.join(names())}"
+        )
+
+
 def scores(run: Run, by: str, **given: Any) -> dict[str, Tensor]:
     """Return a ranker's scores within a run: one number a unit and axis, the same after a resume.
 

@@ -9,11 +9,13 @@ Source: Spasov and Liò, Dynamic Neural Network Channel Execution for Efficient 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
 from torch import Tensor
 
 from nestling.execution.settings import EXPLORATION, Keep, Settings
 from nestling.execution.stage import execute
+from nestling.options import Checked, whole
 from nestling.rankers.noise import check_trains
 from nestling.training import Run
 
@@ -21,11 +23,11 @@ from nestling.training import Run
 def bandit(
     run: Run,
     *,
-    keep: Keep = 0.5,
+    keep: Annotated[Keep, Checked(Settings, ("saliency", "exploration", "discount"))] = 0.5,
     saliency: str = "fisher",
     exploration: float = EXPLORATION,
     discount: float = 1.0,
-    epochs: int | None = None,
+    epochs: Annotated[int | None, whole(1, none=True)] = None,
 ) -> Mapping[str, Tensor]:
     """Train the net by channel execution and score units by their mean rewards.
 

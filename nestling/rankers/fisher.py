@@ -11,15 +11,17 @@ Pruning (arXiv 1801.05787).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
 from torch import Tensor
 
+from nestling.options import whole
 from nestling.rankers.taylor import BATCHES, added
 from nestling.training import Run
 from nestling.units import scored
 
 
-def fisher(run: Run, *, batches: int = BATCHES) -> Mapping[str, Tensor]:
+def fisher(run: Run, *, batches: Annotated[int, whole(1)] = BATCHES) -> Mapping[str, Tensor]:
     """Score units by the sum of `(weight * gradient) ** 2` over their weights and batches.
 
     Args:

@@ -19,13 +19,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from nestling.errors import ModelError
 from nestling.objectives.sandwich import Loss, task_loss
+from nestling.options import Checked, whole
 from nestling.rankers.noise import check_trains
 from nestling.spec import Axis, Space, Spec
 from nestling.supernet import Supernet
@@ -60,9 +61,9 @@ class Path:
 def lasso(
     run: Run,
     *,
-    strength: tuple[float, float] = STRENGTH,
+    strength: Annotated[tuple[float, float], Checked(check_pull, ("clip",))] = STRENGTH,
     clip: float = CLIP,
-    epochs: int | None = None,
+    epochs: Annotated[int | None, whole(1, none=True)] = None,
 ) -> Mapping[str, Tensor]:
     """Train the full net with a clipped group lasso and score units by when they fell.
 
@@ -104,7 +105,8 @@ def path(
         >>> found = path(run, (0.5, 0.25))
         >>> run.reorder(rankers.orders(run.net.space, found.scores))
     """
-    _check(targets, strength, clip)
+    _check_targets(targets)
+    check_pull(strength, clip)
     check_trains(run, epochs)
     falls = Falls(run.net.space, targets, run.device)
 
@@ -276,12 +278,20 @@ def penalty(norms: Sequence[Sequence[Tensor]], clip: float) -> Tensor:
     return torch.stack(parts).sum()
 
 
-def _check(targets: Sequence[float], strength: tuple[float, float], clip: float) -> None:
+def _check_targets(targets: Sequence[float]) -> None:
     for target in targets:
         if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 < target < 1:
             raise ModelError(
                 f"targets= are shares of the full net's MACs, above 0 and below 1, not {target!r}"
             )
+
+
+def check_pull(strength: tuple[float, float], clip: float) -> None:
+    """Check how strongly units are pulled, and which.
+
+    Raises:
+        ModelError: no such numbers.
+    """
     pair = tuple(strength) if isinstance(strength, (tuple, list)) else ()
     if len(pair) != 2 or not all(isinstance(n, (int, float)) and 0 <= n < math.inf for n in pair):
         raise ModelError(

@@ -21,13 +21,14 @@ by chance; the root of its mean square over the run ("spread") differs less.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from nestling.errors import ModelError
 from nestling.objectives.sandwich import Loss, task_loss
+from nestling.options import one_of, whole
 from nestling.spec import Space
 from nestling.supernet import Supernet
 from nestling.training import Run
@@ -139,10 +140,10 @@ class Noisy(nn.Module):
 def noise(
     run: Run,
     *,
-    direction: str = "descending",
-    steps: str = "scaled",
-    score: str = "spread",
-    epochs: int | None = None,
+    direction: Annotated[str, one_of(DIRECTIONS)] = "descending",
+    steps: Annotated[str, one_of(STEPS)] = "scaled",
+    score: Annotated[str, one_of(SCORES)] = "spread",
+    epochs: Annotated[int | None, whole(1, none=True)] = None,
 ) -> Mapping[str, Tensor]:
     """Train the full net with noise and score units by the gains that they learned.
 
@@ -157,12 +158,6 @@ def noise(
         ModelError: an option that is none, no epoch, or a training that diverged.
         DataError: the batches do not fit.
     """
-    if direction not in DIRECTIONS:
-        raise ModelError(f"direction= is one of {', '.join(DIRECTIONS)}, not {direction!r}")
-    if steps not in STEPS:
-        raise ModelError(f"steps= is one of {', '.join(STEPS)}, not {steps!r}")
-    if score not in SCORES:
-        raise ModelError(f"score= is one of {', '.join(SCORES)}, not {score!r}")
     check_trains(run, epochs)
     gains = Gains(run.net.space, run.device, scaled=steps == "scaled")
 

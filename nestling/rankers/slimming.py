@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from nestling.errors import ModelError
 from nestling.objectives.sandwich import Loss, task_loss
+from nestling.options import Checked, whole
 from nestling.rankers.noise import check_trains
 from nestling.supernet import Supernet
 from nestling.training import Run
@@ -28,7 +29,10 @@ STRENGTH = 1e-4  # the paper's, for VGG on CIFAR-10
 
 
 def slimming(
-    run: Run, *, strength: float = STRENGTH, epochs: int | None = None
+    run: Run,
+    *,
+    strength: Annotated[float, Checked(_check)] = STRENGTH,
+    epochs: Annotated[int | None, whole(1, none=True)] = None,
 ) -> Mapping[str, Tensor]:
     """Train the full net with the L1 norm of its norm layers' scales and score units by these.
 
@@ -45,9 +49,7 @@ def slimming(
         ModelError: an option that is none, no epoch, or a training that diverged.
         DataError: the batches do not fit.
     """
-    number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
-    if not number or not 0 <= strength < math.inf:
-        raise ModelError(f"strength= is a number of at least 0, but it is {strength!r}")
+    _check(strength)
     check_trains(run, epochs)
     space = run.net.space
     scales = list(norm_scales(run.net.model))
@@ -71,6 +73,12 @@ def slimming(
             sums = [place.sums(weights[place.parameter]) for place in makers(space, name)]
             found[name] = combined(sums) * usual.to(sums[0])
     return found
+
+
+def _check(strength: float) -> None:
+    number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
+    if not number or not 0 <= strength < math.inf:
+        raise ModelError(f"strength= is a number of at least 0, but it is {strength!r}")
 
 
 def _mean(place: Place, weights: Mapping[str, Tensor]) -> Tensor:

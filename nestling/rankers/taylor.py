@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from nestling import batch as batches
 from nestling.errors import DataError, ModelError
 from nestling.objectives.sandwich import task_loss
+from nestling.options import whole
 from nestling.packing import pack
 from nestling.training import Run
 from nestling.units import Place, scored
@@ -24,7 +26,7 @@ from nestling.units import Place, scored
 BATCHES = 50  # of the training data
 
 
-def taylor(run: Run, *, batches: int = BATCHES) -> Mapping[str, Tensor]:
+def taylor(run: Run, *, batches: Annotated[int, whole(1)] = BATCHES) -> Mapping[str, Tensor]:
     """Score units by the sum of `|weight * gradient|` over their weights and training batches.
 
     Args:
@@ -53,8 +55,6 @@ def added(run: Run, number: int, measure: Callable[[Tensor, Tensor], Tensor]) ->
     Returns:
         Parameter name to the sum, in float64; zeros where no gradient came.
     """
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ModelError(f"batches= is a whole number of at least 1, but it is {number!r}")
     model = pack(run.net.subnet(run.net.space.full)).eval()
     weights = dict(model.named_parameters())
     totals = {

@@ -82,7 +82,7 @@ class LoadedModel:
         packed: the same as backend="packed".
         backend: what runs the entries. "eager" runs the views themselves. "packed" holds every
             entry as a contiguous copy: a small net then runs at full speed at batch 1 too.
-            "compiled", "onnxruntime" and "openvino" are engines, with copies of their own. "auto"
+            The others are engines, with copies of their own. "auto"
             takes for every entry, and every batch size and number of threads that the profile has
             figures for, the fastest one of these. What copies costs the memory of all entries
             together, and does not follow when `menu.net` is moved or trained. Latencies of one

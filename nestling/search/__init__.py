@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nestling.catalogue import Catalogue
+from nestling.errors import ModelError
 from nestling.search.driver import conduct
 from nestling.search.evolution import evolution
 from nestling.search.greedy import greedy
@@ -43,6 +44,7 @@ __all__ = [
     "Tune",
     "Tuner",
     "check_cost",
+    "check_given",
     "check_options",
     "conduct",
     "cost_of",
@@ -84,9 +86,31 @@ def find(name: str) -> Callable[..., Search]:
 
 
 def check_options(name: str, search: Callable[..., Search], given: Mapping[str, Any]) -> None:
-    """Check that a search takes all of the options.
+    """Check that a search takes all of the options, with these values.
 
     Raises:
-        ModelError: it does not.
+        ModelError: it has no such option.
+        NestlingError: a value that the option's annotation does not allow.
     """
     _ALL.check_options(name, search, given)
+
+
+def check_given(search: str, search_options: Mapping[str, Any] | None) -> None:
+    """Check a search by name with its options, as far as that is known without a net.
+
+    Raises:
+        ModelError: no such search or option, options that are no mapping, or "path", which needs
+            what no method that searches has.
+        NestlingError: a value that the option's annotation does not allow.
+    """
+    if search == "path":
+        raise ModelError(
+            "the search 'path' needs the widths that a ranker has recorded; use the method 'norms'"
+        )
+    made = find(search)
+    if search_options is not None and not isinstance(search_options, Mapping):
+        raise ModelError(
+            f"search_options= is a mapping of names to values, such as {{'groups': 4}}, not "
+            f"{search_options!r:.80}"
+        )
+    check_options(search, made, search_options or {})

@@ -12,11 +12,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 from nestling.errors import BudgetError, ModelError, SpecError
+from nestling.options import Checked
 from nestling.search.request import Cost, Found, Progress, Score, Search, front
-from nestling.search.steps import FLOOR, Floor, check_shares, stairs
+from nestling.search.steps import FLOOR, Floor, check_shares, check_steps, stairs
 from nestling.spec import Space, Spec
 
 TRIES = 20  # proposals per evaluation; a small space runs out of new specs
@@ -25,9 +26,9 @@ TRIES = 20  # proposals per evaluation; a small space runs out of new specs
 def evolution(
     space: Space,
     *,
-    trials: int = 300,
+    trials: Annotated[int, Checked(_check, ("population", "seed", "most"))] = 300,
     population: int = 30,
-    groups: int | None = None,
+    groups: Annotated[int | None, Checked(check_steps, ("floor",))] = None,
     floor: Floor = FLOOR,
     most: float = 1.0,
     seed: int = 0,

@@ -15,11 +15,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from nestling.errors import BudgetError, SpecError
+from nestling.options import Checked, KindsRule, Switch
 from nestling.search.request import Choice, Cost, Found, Pick, Progress, Score, Search, Worth
-from nestling.search.steps import FLOOR, Floor, check_shares, lowered, number_of, stairs
+from nestling.search.steps import (
+    FLOOR,
+    Floor,
+    check_shares,
+    check_steps,
+    lowered,
+    number_of,
+    stairs,
+)
 from nestling.spec import Space, Spec
 from nestling.units import axes_of_kinds
 
@@ -29,12 +38,12 @@ SLACK = 0.002  # losses below this are noise: 5 of 2,500 pictures
 def greedy(
     space: Space,
     *,
-    groups: int | None = 8,
+    groups: Annotated[int | None, Checked(check_steps, ("floor",))] = 8,
     floor: Floor = FLOOR,
-    kinds: Iterable[str] | None = None,
-    targets: Sequence[float] = (),
+    kinds: Annotated[Iterable[str] | None, KindsRule] = None,
+    targets: Annotated[Sequence[float], Checked(_check, ("budgets", "slack", "look"))] = (),
     budgets: Sequence[float] = (),
-    reachable: bool = False,
+    reachable: Switch = False,
     slack: float = SLACK,
     look: int | None = None,
 ) -> Search:
@@ -108,17 +117,27 @@ def _check(
     targets: Sequence[float], budgets: Sequence[float], slack: float, look: int | None
 ) -> None:
     check_shares("targets=", targets)
-    for budget in [budgets] if isinstance(budgets, str | int | float) else budgets:
-        number = isinstance(budget, Real) and not isinstance(budget, bool)
-        if isinstance(budgets, str | int | float) or not number or not budget > 0:
-            raise SpecError(
-                f"budgets= lists costs above 0 in their own units, such as (2e7,), not {budgets!r}"
-            )
+    check_budgets(budgets)
     if isinstance(slack, bool) or not isinstance(slack, int | float) or not 0 < slack <= 1:
         raise SpecError(f"slack= is an accuracy above 0 and at most 1, but it is {slack!r}")
     if look is not None and (isinstance(look, bool) or not isinstance(look, int) or look < 1):
         raise SpecError(
             f"look= is a whole number of axes of at least 1, or None for all, not {look!r}"
+        )
+
+
+def check_budgets(budgets: Sequence[float]) -> None:
+    """Check costs in their own units.
+
+    Raises:
+        SpecError: one is none.
+    """
+    listed = isinstance(budgets, Iterable) and not isinstance(budgets, str)
+    if not listed or not all(
+        isinstance(each, Real) and not isinstance(each, bool) and each > 0 for each in budgets
+    ):
+        raise SpecError(
+            f"budgets= lists costs above 0 in their own units, such as (2e7,), not {budgets!r}"
         )
 
 

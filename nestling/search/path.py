@@ -10,8 +10,10 @@ Source: Yang, He, Cao and Fan, Non-uniform DNN Structured Subnets Sampling for D
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 from nestling.errors import BudgetError, SpecError, did_you_mean
+from nestling.options import Checked
 from nestling.search.request import Cost, Found, Progress, Score, Search
 from nestling.search.steps import check_shares
 from nestling.spec import Space, Spec
@@ -21,7 +23,7 @@ def path(
     space: Space,
     recorded: Sequence[Mapping[str, float]],
     *,
-    targets: Sequence[float] = (),
+    targets: Annotated[Sequence[float], Checked(_check_targets)] = (),
 ) -> Search:
     """Search nothing: turn recorded widths into a chain of nested subnets, and score each.
 
@@ -46,7 +48,7 @@ def path(
         >>> search = path(net.space, [{"layer1": 13, "layer2": 20}, {"layer1": 7, "layer2": 12}])
         >>> found = nestling.search.conduct(search, net, score=score)
     """
-    check_shares("targets=", targets)
+    _check_targets(targets)
     if targets and len(targets) != len(recorded):
         raise SpecError(
             f"targets= has a share for each of the {len(recorded)} recorded widths, but it has "
@@ -94,6 +96,10 @@ def _trimmed(space: Space, spec: Spec, widths: Mapping[str, float], target: floa
     name = max(excess, key=lambda each: excess[each])
     counts = space.axes[name].counts
     return Spec(space, {**spec, name: counts[counts.index(spec[name]) - 1]})
+
+
+def _check_targets(targets: Sequence[float]) -> None:
+    check_shares("targets=", targets)
 
 
 def _check(space: Space, widths: Mapping[str, float]) -> None:

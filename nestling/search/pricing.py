@@ -56,16 +56,16 @@ def cost_of(net: Supernet, name: str, batch: int = 1) -> CostOf:
     return partial(counted, net.space)
 
 
-def check_cost(name: str) -> None:
+def check_cost(cost: str) -> None:
     """Check that there is a cost of a name.
 
     Raises:
         ModelError: there is none.
     """
     known = costs()
-    if name not in known:
+    if cost not in known:
         raise ModelError(
-            f"unknown cost {name!r}{did_you_mean(str(name), known)}; the costs are "
+            f"unknown cost {cost!r}{did_you_mean(str(cost), known)}; the costs are "
             f"{', '.join(known)}"
         )
 

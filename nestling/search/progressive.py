@@ -13,10 +13,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Annotated
 
 from nestling.errors import SpecError
+from nestling.options import Checked, Switch
 from nestling.search.request import Choice, Found, Pick, Progress, Score, Search, Tune
-from nestling.search.steps import FLOOR, Floor, check_shares, lowered, number_of, stairs
+from nestling.search.steps import (
+    FLOOR,
+    Floor,
+    check_shares,
+    check_steps,
+    lowered,
+    number_of,
+    stairs,
+)
 from nestling.spec import Space, Spec
 
 GROUPS = 8  # the paper has 4, 8 and single channels
@@ -28,11 +38,11 @@ EPOCHS = 2  # the paper's cap on ImageNet; 50 on CIFAR
 def progressive(
     space: Space,
     *,
-    groups: int | None = GROUPS,
+    groups: Annotated[int | None, Checked(check_steps, ("floor",))] = GROUPS,
     floor: Floor = FLOOR,
-    threshold: float | None = None,
+    threshold: Annotated[float | None, Checked(_check, ("epochs", "look"))] = None,
     epochs: int = EPOCHS,
-    reselect: bool = True,
+    reselect: Switch = True,
     look: float = LOOK,
 ) -> Search:
     """Search a chain of nested subnets, largest first, from the full net to all floors.
@@ -59,8 +69,7 @@ def progressive(
         >>> search = progressive(net.space, groups=8)
         >>> found = nestling.search.conduct(search, net, score=Scorer(net, held_out, train))
     """
-    _check(threshold, epochs)
-    check_shares("look=", [look])
+    _check(threshold, epochs, look)
     steps = stairs(space, groups, floor)
     total, spec = number_of(steps), space.full
     accuracy: float = yield Score(spec)
@@ -105,7 +114,7 @@ def reselected(found: Sequence[Found], jump: float = JUMP) -> list[Found]:
     return kept + list(found[1:][-1:])
 
 
-def _check(threshold: float | None, epochs: int) -> None:
+def _check(threshold: float | None, epochs: int, look: float) -> None:
     number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
     if threshold is not None and not (number and 0 < threshold <= 1):
         raise SpecError(
@@ -113,3 +122,4 @@ def _check(threshold: float | None, epochs: int) -> None:
         )
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise SpecError(f"epochs= is a whole number of at least 1, but it is {epochs!r}")
+    check_shares("look=", [look])

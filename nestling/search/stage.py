@@ -124,12 +124,8 @@ def log_of(checkpoint: Path) -> Path:
 
 
 def _made(run: Run, by: str, given: Mapping[str, Any]) -> Search:
+    searches.check_given(by, given)
     make = searches.find(by)
-    if by == "path":
-        raise ModelError(
-            "the search 'path' needs the widths that a ranker has recorded; use the method 'norms'"
-        )
-    searches.check_options(by, make, given)
     seeded = {"seed": run.seed} if "seed" in options_of(make) else {}
     return make(run.net.space, **{**seeded, **given})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 
 from nestling.errors import SpecError, did_you_mean
@@ -38,11 +38,7 @@ def stairs(space: Space, groups: int | None, floor: Floor) -> dict[str, tuple[in
         >>> stairs(net.space, 4, 0.25)["layer1"]
         (16, 12, 8, 4)
     """
-    whole = isinstance(groups, int) and not isinstance(groups, bool)
-    if groups is not None and (not whole or groups < 1):
-        raise SpecError(
-            f"groups= is a whole number of at least 1, or None for single steps, not {groups!r}"
-        )
+    check_steps(groups, floor)
     floors = _floors(space, floor)
     return {n: _stairs_of(axis, groups, floors[n]) for n, axis in space.axes.items()}
 
@@ -78,14 +74,27 @@ def _floors(space: Space, floor: Floor) -> dict[str, float]:
         if name not in space.axes:
             near = did_you_mean(str(name), space.axes)
             raise SpecError(f"floor= names the unknown axis {name!r}{near}")
-    for share in floor.values() if isinstance(floor, Mapping) else [floor]:
-        if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share <= 1:
-            raise SpecError(f"a floor is a share above 0 and at most 1, but it is {share!r}")
     most = FLOOR if isinstance(floor, Mapping) else floor
     return {
         name: float(named.get(name, axis.counts[0] / axis.size if axis.kind == BITS else most))
         for name, axis in space.axes.items()
     }
+
+
+def check_steps(groups: int | None, floor: Floor) -> None:
+    """Check the size of steps and where they end, as far as that is known without a space.
+
+    Raises:
+        SpecError: groups or floor are no such numbers.
+    """
+    whole = isinstance(groups, int) and not isinstance(groups, bool)
+    if groups is not None and (not whole or groups < 1):
+        raise SpecError(
+            f"groups= is a whole number of at least 1, or None for single steps, not {groups!r}"
+        )
+    for share in floor.values() if isinstance(floor, Mapping) else [floor]:
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share <= 1:
+            raise SpecError(f"a floor is a share above 0 and at most 1, but it is {share!r}")
 
 
 def check_shares(name: str, shares: Sequence[float]) -> None:
@@ -94,7 +103,7 @@ def check_shares(name: str, shares: Sequence[float]) -> None:
     Raises:
         SpecError: one is not above 0 and at most 1.
     """
-    if isinstance(shares, (str, int, float)):
+    if isinstance(shares, str) or not isinstance(shares, Iterable):
         raise SpecError(f"{name} lists shares, such as (0.5, 0.25), not {shares!r}")
     for share in shares:
         number = isinstance(share, int | float) and not isinstance(share, bool)

@@ -6,10 +6,12 @@ Networks (ICCV 2019).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Annotated, TypeAlias
 
 from nestling.errors import SpecError
+from nestling.options import Checked
 from nestling.search.request import Found, Progress, Score, Search
 from nestling.spec import Space, Spec
 
@@ -75,7 +77,8 @@ def check_fractions(fractions: Sequence[float]) -> None:
     Raises:
         SpecError: there is none, or one is not above 0 and at most 1.
     """
-    if isinstance(fractions, (str, int, float)) or not list(fractions):
+    listed = isinstance(fractions, Iterable) and not isinstance(fractions, str)
+    if not listed or not list(fractions):
         raise SpecError(
             f"fractions= lists at least one share, such as (1.0, 0.5), not {fractions!r}"
         )
@@ -86,7 +89,10 @@ def check_fractions(fractions: Sequence[float]) -> None:
             raise SpecError(f"a fraction is above 0 and at most 1, but it is {fraction!r}")
 
 
-def uniform(space: Space, *, fractions: Sequence[float] = FRACTIONS) -> Search:
+Fractions: TypeAlias = Annotated[Sequence[float], Checked(check_fractions)]
+
+
+def uniform(space: Space, *, fractions: Fractions = FRACTIONS) -> Search:
     """Search nothing: score the uniform widths nearest to some shares of the full net's MACs.
 
     Args:

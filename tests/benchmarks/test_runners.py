@@ -1,4 +1,4 @@
-"""The benchmark of backends, on a tiny net: its figures are those that it measured."""
+"""The benchmark of backends and of paper A's subnets, on tiny nets: figures are those measured."""
 
 import importlib.util
 import json
@@ -12,12 +12,17 @@ from torch import nn
 import nestling
 
 
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("backends_benchmark", FOLDER / "backends.py")
+def opened(name):
+    """Return a script under another name than the package's own modules have."""
+    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def script():
+    return opened("backends")
 
 
 def test_its_figures_belong_together(script):
@@ -54,3 +59,25 @@ def test_the_summary_and_the_table_say_what_is_kept(script):
         assert f"| 1 | {name} |" in script.table(kept)
         assert f" {row['quarter_ms']:.1f} |" in script.table(kept)
     assert script.summary({"batches": {}}) == {}
+
+
+def test_subnets_beside_those_of_paper_a():
+    paper = opened("paper_a")
+    assert paper.table({}) == "Not measured yet."
+    model = nn.Sequential(nn.Conv2d(1, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.Flatten())
+    menu = paper.menu_of(model.eval(), torch.randn(2, 1, 8, 8), step=2)
+    rows = paper.run(menu, 2, ["eager", "packed"], 0.01)
+    assert [row["share"] for row in rows] == pytest.approx(paper.shares(), abs=0.05)
+    for row in rows:
+        assert row["ms"].keys() == {"eager", "packed"}
+        assert row["backend"] in row["ms"]
+    for row, milliseconds in zip(rows, (2.0, 3.0, 4.0, 8.0), strict=True):
+        row["ms"], row["backend"], row["joules"] = {"packed": milliseconds}, "packed", {}
+    facts = {"batch": 2, "machine": {"processor": "Some CPU"}, "versions": {}}
+    result = {"cpu": {"rows": rows, "commit": "abc", "load": 1.0, **facts}}
+    text = paper.table(result)
+    assert " | 30.5 | 2.0 | 2.14 | 4.00 | packed |" in text
+    assert " | 65.4 | 8.0 | 1.00 | 1.00 | packed |" in text
+    assert "Some CPU" in text
+    rows[0]["joules"] = {"packed": 0.25}
+    assert " | 4.00 | packed | 0.25 |" in paper.table(result)

@@ -1,15 +1,17 @@
 """The serving benchmark: its figures, rivals and records; a short trial in real time."""
 
+import itertools
 import json
 
 import pytest
 import serving
 import torch
-from serving_parts import costs, energy, menus, picture, results, rivals, tables, trial
+from serving_parts import costs, menus, picture, results, rivals, tables, trial
 from serving_parts.scenarios import LARGEST, SCENARIOS, Scenario
 from serving_parts.trial import Sent, figures, held, timeline
 
 import nestling
+from nestling.energy import Meter
 from nestling.governor import Forecast, Reading
 
 NAMES = ("e0", "e1", "e2")
@@ -116,29 +118,19 @@ def test_scenarios_are_shares_of_a_capacity():
     assert len({each.name for each in SCENARIOS}) == len(SCENARIOS)
 
 
-def test_energy_is_read_from_counters_or_not_at_all(tmp_path):
-    nothing = energy.Meter(tmp_path)
-    nothing.start()
-    assert nothing.joules() is None
-    assert nothing.told == "not available here"
-    for place, most in (("intel-rapl:0", 10_000_000), ("intel-rapl:1", 10_000_000)):
-        (tmp_path / place).mkdir()
-        (tmp_path / place / "energy_uj").write_text("9000000\n")
-        (tmp_path / place / "max_energy_range_uj").write_text(f"{most}\n")
-    meter = energy.Meter(tmp_path)
-    meter.start()
-    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("9500000\n")
-    (tmp_path / "intel-rapl:1" / "energy_uj").write_text("1000000\n")  # began again at 0
-    assert meter.joules() == pytest.approx(0.5 + 2.0)
-
-
 def test_a_trial_is_kept_told_and_drawn(served, tmp_path, monkeypatch):
     monkeypatch.setenv("NESTLING_COMMIT", "abc")
     scenario = Scenario("short", "poisson", 0.01, LARGEST, 400.0)
     options = serving.parser().parse_args(["--note", "A note."])
     about = serving.described(served, options)
+    counts = itertools.count(100, 5)
+    made = {rivals.SMALLEST: Meter("made up", [lambda: next(counts)], 1.0, [0])}
     for policy in (rivals.OURS, rivals.LARGEST, rivals.SMALLEST, rivals.RELOAD):
+        meter = made.get(policy)
+        monkeypatch.setattr(trial, "find_meter", lambda device, meter=meter: meter)
         found = trial.run(scenario, policy, served, 0.3, seed=1)
+        told = (5.0, "made up") if meter else (None, "not available here")
+        assert (found["joules"], found["energy"]) == told
         assert found["queries"] == sum(found["timeline"]["asked"]) > 0
         serving.keep(tmp_path, f"short--{policy}", found, about)
     taken = {

@@ -98,7 +98,7 @@ def test_axes_of_depth_stay_whole(small):
         ({"start": "x"}, ModelError, "start= is one of"),
         ({"strength": 3}, ModelError, "strength= is a pair"),
         ({"clip": 0}, ModelError, "clip="),
-        ({"rank_epochs": 0}, ModelError, "at least 1 epoch"),
+        ({"rank_epochs": 0}, ModelError, "rank_epochs= is a whole number of at least 1"),
         ({"draw": 0.5}, SpecError, "draw="),
         ({"labels_first": -1}, ModelError, "labels_first="),
     ],

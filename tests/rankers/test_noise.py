@@ -225,7 +225,7 @@ def test_several_weights_count_alike(nets):
         ({"direction": "up"}, "direction= is one of descending, ascending"),
         ({"steps": "big"}, "steps= is one of scaled, plain"),
         ({"score": "first"}, "score= is one of spread, last"),
-        ({"epochs": 0}, "at least 1 epoch"),
+        ({"epochs": 0}, "epochs= is a whole number of at least 1"),
     ],
 )
 def test_options_are_checked(nets, options, message):
