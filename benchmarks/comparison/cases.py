@@ -222,6 +222,10 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         }
     },
     "start": {"from ranking": {"start": "ranked"}},
+    "adapting": {
+        "adapted": {"adapt_epochs": 2},
+        "adapted, from there": {"adapt_epochs": 2, "start": "ranked"},
+    },
     "norms": {"own norms": {"own_norms": True}},
     "draws": {"1 random member": {"draw": 1}, "4 random members": {"draw": 4}},
     "search": {
