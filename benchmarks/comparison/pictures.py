@@ -11,12 +11,11 @@ from comparison import latencies, results
 from comparison.cases import BASELINE, LONG, OURS, PLAIN, Shape, alone_label
 from comparison.figures import Comparison
 from comparison.protocols import BUDGETS, Protocol, supernet
-from comparison.results import Result
+from comparison.results import SEARCH_LOG, Result
 from comparison.tables import title
 from nestling import container, report
 
 SOURCES = "accuracy.json"  # what each picture was drawn from
-LOG = "search.jsonl.gz"
 DRAWN = (BASELINE, OURS, LONG, "norms", "slimmable")
 ALONE = "progressive's shapes trained alone"
 BETWEEN = (1.0, 0.75, 0.5, 0.35, 0.25, 0.15)  # shares of the MACs at which methods are drawn
@@ -99,7 +98,7 @@ def _found(found: Comparison, folder: Path, stem: Path) -> list[Path]:
             places={label: DRAWN.index(label.partition(",")[0]) for label in specs},
         )
     ]
-    log = folder / LOG
+    log = folder / SEARCH_LOG
     if log.exists():
         with tempfile.TemporaryDirectory() as place:
             plain = Path(place) / "search.jsonl"

@@ -30,6 +30,7 @@ from nestling.profile import machine
 
 KEPT = Path(__file__).resolve().parent.parent / "results" / "accuracy"
 FORMAT = 1
+SEARCH_LOG = "search.jsonl.gz"  # of one search, beside the results
 COMPILING = "compiling"  # the part of the seconds that belongs to no stage
 LIBRARIES = ("torch", "numpy", "nestling")
 

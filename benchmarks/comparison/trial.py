@@ -36,7 +36,7 @@ from comparison.protocols import (
     scored,
     supernet,
 )
-from comparison.results import Result
+from comparison.results import SEARCH_LOG, Result
 from comparison.rivals.layers import all_in, counts_of, name_of
 from nestling import container
 from nestling.binding import binding
@@ -52,7 +52,6 @@ from nestling.search.stage import log_of
 from nestling.spec import Spec
 from nestling.training import Objective, Run
 
-LOGGED = 0  # the seed whose search is kept step by step
 STATE = "state"  # the checkpoint in a work folder
 UNKNOWN = {"commit": "unknown", "versions": {}, "machine": {"processor": "unknown"}}  # a piece
 MARGIN = 20.0  # seconds that are left for saving when the time is up
@@ -426,11 +425,10 @@ def _scores(
 
 
 def keep_search_log(of: Protocol, case: Case, work: Path, kept: Path) -> None:
-    """Keep the log of one search, for the picture of its path."""
-    if case.label != OURS or case.seed != LOGGED:
-        return
+    """Keep the log of one search, the first that is trained, for the picture of its path."""
+    path = kept / of.folder / SEARCH_LOG
     log = log_of(work / of.folder / case.name / STATE)
-    if log.exists():
+    if case.label == OURS and log.exists() and not path.exists():
         packed = gzip.compress(log.read_bytes(), mtime=0)  # equal logs make equal files
-        (kept / of.folder).mkdir(parents=True, exist_ok=True)
-        container.write_atomically(kept / of.folder / "search.jsonl.gz", packed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        container.write_atomically(path, packed)
