@@ -284,13 +284,22 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 # ---------------------------------------------------------------------------- reading
 
 
-def read(path: StrPath) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read the header and all tensors of a file that `write` made.
+def digest_of(tensor: Tensor) -> str:
+    """Return the SHA-256 of a tensor's bytes as they lie in a file, for `read` of some alone."""
+    return hashlib.sha256(_bytes_of(_contiguous("", tensor))).hexdigest()
+
+
+def read(
+    path: StrPath, chosen: Mapping[str, str] | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read the header and the tensors of a file that `write` made.
 
     Each tensor has its own memory, on the CPU; the file may be replaced or removed afterwards.
 
     Args:
         path: the file.
+        chosen: names of the tensors to read, with their digests, which the header holds; the bytes
+            of the others are passed over. None reads all.
 
     Returns:
         The header, and name -> tensor in the order of the file.
@@ -311,15 +320,21 @@ def read(path: StrPath) -> tuple[dict[str, Any], dict[str, Tensor]]:
         tensors = {}
         digest = hashlib.sha256()
         for slot in table.slots:
+            if chosen is not None and slot.name not in chosen:
+                file.seek(slot.end - slot.begin, os.SEEK_CUR)
+                continue
             tensor = torch.empty(slot.shape, dtype=slot.dtype, device="cpu")
             view = _bytes_of(tensor)
             if file.readinto(view) != slot.end - slot.begin:  # type: ignore[attr-defined]
                 raise ValueError("the file became shorter while it was read")
-            digest.update(view)
+            if chosen is None:
+                digest.update(view)
+            elif hashlib.sha256(view).hexdigest() != chosen[slot.name]:
+                raise ValueError(f"the tensor {slot.name!r} was altered: its SHA-256 is another")
             if slot.dtype == torch.bool and tensor.view(torch.uint8).gt(1).any():
                 raise ValueError(f"truth values are 0 or 1, and tensor {slot.name!r} has others")
             tensors[slot.name] = tensor
-        if digest.hexdigest() != table.data_sha256:
+        if chosen is None and digest.hexdigest() != table.data_sha256:
             raise ValueError("the tensors were altered: their SHA-256 is not the one in the header")
         return table.header, tensors
 

@@ -84,6 +84,7 @@ def save(menu: Contents, path: Path, *, integers: bool = False) -> Path:
     header = _header(menu)
     if integers:
         header["planes"] = _to_planes(menu, tensors)
+        header["digests"] = {key: container.digest_of(tensor) for key, tensor in tensors.items()}
     with _guarded(f"cannot save {path}: the menu", "change what is saved"):
         _check_header(header, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
     container.write(path, header, tensors)
@@ -96,20 +97,28 @@ def save(menu: Contents, path: Path, *, integers: bool = False) -> Path:
 
 
 @torch.inference_mode(False)  # weights can be trained on, wherever they are loaded
-def read(path: str | Path, model: nn.Module | None = None) -> Contents:
+def read(
+    path: str | Path, model: nn.Module | None = None, *, only: Sequence[str] | None = None
+) -> Contents:
     """Read a menu with its weights, and the profile beside it if there is one.
 
     Args:
         path: of the file.
         model: an instance of the user's own class, which is copied and not changed; not needed for
             the builders of `nestling.models`.
+        only: names of the entries to read, all by default. Of a file of integers the bit planes
+            that none of them has, and what other entries have of their own, are not read.
 
     Raises:
         FileError: the file is missing, damaged, of another version, or does not fit the model.
+        SpecError: the file has no entry of a name, or none is named.
     """
     path = Path(path)
-    header, tensors = container.read(path)
-    _check_format(header, path)
+    if only is None:
+        header, tensors = container.read(path)
+        _check_format(header, path)
+    else:
+        header, tensors = _read_some(path, only)
     with guarded(path):
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         space, rows, signature = _check_header(header, shapes)
@@ -270,6 +279,47 @@ def _check_format(header: Mapping[str, Any], path: Path) -> None:
             f"{path} has format version {header.get('version')!r:.80}, but this Nestling reads "
             f"version {VERSION}; install the Nestling that wrote it, or save the model again"
         )
+
+
+def _read_some(path: Path, only: Sequence[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the header of a file as if it held some entries alone, and their tensors.
+
+    A file without digests of single tensors can only be believed as a whole: all of it is read, and
+    what is not needed is let go.
+
+    Raises:
+        FileError: as `read`.
+        SpecError: there is no entry of a name, or none is named.
+    """
+    header = container.read_header(path)
+    _check_format(header, path)
+    with guarded(path):
+        known = [_entry_name(row["name"]) for row in items(header["menu"])]
+    asked = [only] if isinstance(only, str) else list(only)
+    for each in asked:
+        if each not in known:
+            near = did_you_mean(str(each), known)
+            raise SpecError(f"{path} has no entry {each!r:.80}{near}; it has {', '.join(known)}")
+    if not asked:
+        raise SpecError(f"only= names at least one entry of {path}; it has {', '.join(known)}")
+    with guarded(path):
+        header = _narrowed(header, set(asked))
+        kept = _tensors_in(header)
+        digests = mapping(header.get("digests", {}))
+        _, tensors = container.read(path, {key: text(digests[key]) for key in kept} or None)
+        return header, {key: tensors[key] for key in kept}
+
+
+def _narrowed(header: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return a header with some entries alone, and with the bit planes that these have."""
+    space = space_from_json(header["space"])
+    rows = [row for row in items(header["menu"]) if row["name"] in names]
+    specs = [Spec(space, mapping(row["spec"])) for row in rows]
+    planes = {}
+    for key, (coding, stored) in _planes(header, space).items():
+        wanted = [coding.weight_bits(s) for s in specs if not space.absent(s)(coding.module)]
+        planes[key] = min(stored, max(wanted, default=1))
+    return {**header, "menu": rows, "planes": planes}
 
 
 def _check_header(
