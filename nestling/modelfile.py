@@ -12,7 +12,7 @@ import contextlib
 import inspect
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from nestling import container, quantize, rewrite
 from nestling.coding import SCALE, Coding, attach, is_attached, unfit
 from nestling.construction import copied
 from nestling.entry import Entry, checked_name
-from nestling.errors import FileError, ModelError, NestlingError, SpecError
+from nestling.errors import FileError, ModelError, NestlingError, SpecError, did_you_mean
 from nestling.header import (
     items,
     mapping,
@@ -84,7 +84,7 @@ def save(menu: Contents, path: Path, *, integers: bool = False) -> Path:
     header = _header(menu)
     if integers:
         header["planes"] = _to_planes(menu, tensors)
-        header["digests"] = {key: container.digest_of(tensor) for key, tensor in tensors.items()}
+        header["digests"] = container.digests_of(tensors, _part_of)
     with _guarded(f"cannot save {path}: the menu", "change what is saved"):
         _check_header(header, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
     container.write(path, header, tensors)
@@ -304,9 +304,12 @@ def _read_some(path: Path, only: Sequence[str]) -> tuple[dict[str, Any], dict[st
         raise SpecError(f"only= names at least one entry of {path}; it has {', '.join(known)}")
     with guarded(path):
         header = _narrowed(header, set(asked))
-        kept = _tensors_in(header)
-        digests = mapping(header.get("digests", {}))
-        _, tensors = container.read(path, {key: text(digests[key]) for key in kept} or None)
+        kept = _tensors(header)
+        digests = None
+        if "digests" in header:
+            told = mapping(header["digests"])
+            digests = {part: text(told[part]) for part in map(_part_of, kept)}
+        _, tensors = container.read(path, _part_of, digests)
         return header, {key: tensors[key] for key in kept}
 
 
@@ -320,6 +323,30 @@ def _narrowed(header: Mapping[str, Any], names: Collection[str]) -> dict[str, An
         wanted = [coding.weight_bits(s) for s in specs if not space.absent(s)(coding.module)]
         planes[key] = min(stored, max(wanted, default=1))
     return {**header, "menu": rows, "planes": planes}
+
+
+def _part_of(tensor: str) -> str:
+    """Return the part of a file that is read or passed over as a whole, by a tensor's name.
+
+    Bit planes one by one, the shared weights together, and all that an entry has of its own.
+    """
+    kind, _, rest = tensor.partition("/")
+    if kind == "planes":
+        return tensor
+    return f"{kind}/{rest.partition('/')[0]}" if kind == "entries" else kind
+
+
+def _tensors(header: Mapping[str, Any]) -> list[str]:
+    """Return the names of the tensors that a header tells of."""
+    stored = {key: number(bits) for key, bits in mapping(header["planes"]).items()}
+    shared = space_from_json(header["space"]).layouts
+    found = [f"weights/{key}" for key in shared if key not in stored]
+    found += [f"planes/{n}/{key}" for key, bits in stored.items() for n in range(1, bits + 1)]
+    return found + [
+        f"entries/{row['name']}/{name(key)}"
+        for row in items(header["menu"])
+        for key in items(row["private"])
+    ]
 
 
 def _check_header(

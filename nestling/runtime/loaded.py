@@ -34,6 +34,7 @@ def load(
     packed: bool = False,
     backend: str = AUTO,
     memory_cap: float | None = None,
+    only: Sequence[str] | None = None,
 ) -> LoadedModel:
     """Load a model file, with what it takes to run every entry.
 
@@ -45,9 +46,12 @@ def load(
         backend: what runs the entries: "auto" for the fastest one by the profile beside the file,
             or the name of one; see `LoadedModel`.
         memory_cap: bytes that backends may add to the shared weights.
+        only: names of the entries to load, all by default. Of a file of integers
+            (`menu.save(path, integers=True)`) only the bits that these have are read.
 
     Raises:
         FileError: the file is missing, damaged, of another version, or does not fit the model.
+        SpecError: the file has no entry of a name in `only`, or none is named.
         ModelError: an unknown backend, or one that is not installed.
 
     Example:
@@ -55,7 +59,7 @@ def load(
         >>> logits = model(images, latency_ms=8)
     """
     backends.check(backend)
-    menu = Menu.load(path, model)
+    menu = Menu.load(path, model, only=only)
     with modelfile.guarded(Path(path)):
         loaded = LoadedModel(menu, packed=packed, backend=backend, memory_cap=memory_cap)
     loaded.prepare()
