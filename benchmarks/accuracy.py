@@ -2,6 +2,7 @@
 
     python benchmarks/accuracy.py --data-dir FOLDER                 # short protocol, on the CPU
     python benchmarks/accuracy.py --protocol full --net resnet18    # full protocol, on a GPU
+    python benchmarks/accuracy.py --protocol pretrained --weights FOLDER   # from trained weights
     python benchmarks/accuracy.py --list                            # the cases and their states
     python benchmarks/accuracy.py --only progressive 'alone*'       # some cases, ablations too
     python benchmarks/accuracy.py --part 2/4 --minutes 9            # a part; stops and goes on
@@ -23,6 +24,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -77,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--net", default="resnet20", help=f"one of {', '.join(NETS)}")
     made.add_argument("--data", help="a data set of nestling.data; the protocol's by default")
     made.add_argument("--data-dir", help="folder of the data sets")
+    made.add_argument("--weights", type=Path, help="folder of the weights of --protocol pretrained")
     for name in ("epochs", "batch", "pictures", "held-out", "threads", "latency-batch"):
         made.add_argument(f"--{name}", type=int, help="instead of the protocol's")
     made.add_argument("--lr", type=float, help="instead of the protocol's")
@@ -118,7 +121,14 @@ def settings(options: argparse.Namespace) -> Protocol:
         changes["compiled"] = False
     if options.seeds:
         changes["seeds"] = tuple(options.seeds)
-    return protocol(options.protocol, options.net, **changes)
+    found = protocol(options.protocol, options.net, **changes)
+    if found.weights is None:
+        return found
+    if options.weights is None and not options.list:
+        raise ModelError(
+            f"--protocol {found.name} begins with {found.weights}; give its folder with --weights"
+        )
+    return replace(found, weights=str((options.weights or Path()) / found.weights))
 
 
 def main(words: Sequence[str] | None = None) -> int:

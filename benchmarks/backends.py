@@ -1,4 +1,4 @@
-"""What runs a subnet fastest: ResNet-18 at 224 pixels on every backend, against engines alone.
+"""What runs a subnet fastest: ResNet-18 at 224 pixels on every backend, against runtimes alone.
 
     python benchmarks/backends.py                     # batches 1 and 32, result kept, table printed
     python benchmarks/backends.py --batches 1         # one batch, merged into the kept result
@@ -7,10 +7,10 @@
 
 All latencies of a batch are from one run, sampled round by round in shuffled order. The two ratios
 are medians over pairs timed in turn (A B, B A, ...), with a 95 % interval: `auto` at the full net
-over the fastest engine that is given the plain model by its own interface, and the full net over
+over the fastest runtime that is given the plain model by its own interface, and the full net over
 the subnet at a quarter of the MACs, both on `auto`.
 
-Plain engines keep their usual options, as in a program of their own. In such a program nobody else
+Plain runtimes keep their usual options, as in a program of their own. In such a program nobody else
 calls, so here each sample follows 50 ms of calls of its own: the threads of a plain session of
 ONNX Runtime spin for 30 ms after a call, and on two cores whatever runs meanwhile is up to twice as
 slow. Sessions of Nestling let their threads sleep after each call, as many are held ready.
@@ -41,13 +41,13 @@ from nestling.profiling import profiled
 KEPT = Path(__file__).parent / "results" / "backends.json"
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy")
 SHARE = 0.25  # of the full net's MACs
-SETTLE = 0.05  # seconds; longer than threads of any engine spin after a call
+SETTLE = 0.05  # seconds; longer than threads of any runtime spin after a call
 GOALS = {"auto_against_best_engine": 1.03, "quarter_macs_speedup": 3.0}
 Call = Callable[[], object]
 
 
 def plain_engines(model: nn.Module, images: Tensor, names: list[str]) -> dict[str, Call]:
-    """Return what runs the plain model, each engine as its own documentation has it."""
+    """Return what runs the plain model, each runtime as its own documentation has it."""
     threads, array = torch.get_num_threads(), images.numpy()
     makers: dict[str, Callable[[], Call]] = {
         "eager": lambda: ungraded(partial(model, images)),
@@ -218,7 +218,7 @@ def table(result: dict[str, Any]) -> str:
         against, speedup = found["auto_against_best_engine"], found["quarter_macs_speedup"]
         lines += [
             f"Batch {batch}: `auto` ({found['auto']['full']}) takes "
-            f"{shown(against)} times as long as the fastest engine given the plain model "
+            f"{shown(against)} times as long as the fastest runtime given the plain model "
             f"({found['best_engine']}; goal: at most {GOALS['auto_against_best_engine']}); the "
             f"full net takes {shown(speedup)} times as long as the subnet at a quarter of the MACs "
             f"(goal: at least {GOALS['quarter_macs_speedup']:g}).",

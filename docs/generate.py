@@ -19,10 +19,9 @@ from typing import Any
 import nestling
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("data", "models", "objectives", "rankers", "search", "methods", "costs", "governor")
 FOLDERS = (
     *("data", "models", "objectives", "rankers", "search", "methods", "costs"),
-    *("backends", "exporters"),
+    *("backends", "exporters", "governor"),
 )
 
 

@@ -284,13 +284,34 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 # ---------------------------------------------------------------------------- reading
 
 
-def read(path: StrPath) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read the header and all tensors of a file that `write` made.
+def digests_of(tensors: Mapping[str, Tensor], part_of: Callable[[str], str]) -> dict[str, str]:
+    """Return the SHA-256 of each part of what `write` writes, by its name, for `read` of some.
+
+    Args:
+        tensors: as `write` is given them.
+        part_of: from the name of a tensor to that of its part.
+    """
+    found: dict[str, Any] = {}
+    for name, tensor in _in_order(tensors):
+        blob = _bytes_of(_contiguous(name, tensor))
+        found.setdefault(part_of(name), hashlib.sha256()).update(blob)
+    return {part: digest.hexdigest() for part, digest in found.items()}
+
+
+def read(
+    path: StrPath,
+    part_of: Callable[[str], str] = lambda name: "",
+    digests: Mapping[str, str] | None = None,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read the header and the tensors of a file that `write` made.
 
     Each tensor has its own memory, on the CPU; the file may be replaced or removed afterwards.
 
     Args:
         path: the file.
+        part_of: as for `digests_of`.
+        digests: of the parts to read, as `digests_of` gave them and the header holds them; the
+            bytes of the other parts are passed over. None reads all.
 
     Returns:
         The header, and name -> tensor in the order of the file.
@@ -309,17 +330,22 @@ def read(path: StrPath) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with _reading(path) as (file, size):
         table = _read_table(file, size)
         tensors = {}
-        digest = hashlib.sha256()
+        wanted = {"": table.data_sha256} if digests is None else digests
+        found = {part: hashlib.sha256() for part in wanted}
         for slot in table.slots:
+            part = "" if digests is None else part_of(slot.name)
+            if part not in wanted:
+                file.seek(slot.end - slot.begin, os.SEEK_CUR)
+                continue
             tensor = torch.empty(slot.shape, dtype=slot.dtype, device="cpu")
             view = _bytes_of(tensor)
             if file.readinto(view) != slot.end - slot.begin:  # type: ignore[attr-defined]
                 raise ValueError("the file became shorter while it was read")
-            digest.update(view)
+            found[part].update(view)
             if slot.dtype == torch.bool and tensor.view(torch.uint8).gt(1).any():
                 raise ValueError(f"truth values are 0 or 1, and tensor {slot.name!r} has others")
             tensors[slot.name] = tensor
-        if digest.hexdigest() != table.data_sha256:
+        if any(digest.hexdigest() != wanted[part] for part, digest in found.items()):
             raise ValueError("the tensors were altered: their SHA-256 is not the one in the header")
         return table.header, tensors
 

@@ -6,8 +6,8 @@ the subnet computes, to rounding; a runtime that knows the ops computes with the
 
 A weight of k bits stands for (n + 1/2) / 2^(k-1) of its scale. Up to 7 bits that is the odd integer
 2n + 1, which fits into 8 bits, times half of the step: kernels take it as it is. With 8 bits the
-integer is n itself, and half a step of the sum of the inputs is added, which is exact too, and is a
-convolution of one channel more.
+integer is n itself, and half a step of the sum of the inputs is added, which is exact too: the sum
+over the channels, once a pixel, and then over the window, a convolution of one channel to one.
 
 Source of the ops: `torch.ops.quantized_decomposed`, which torch.onnx, OpenVINO and PyTorch's own
 compiler read.
@@ -84,12 +84,25 @@ class Stored(nn.Module):
         values = args[0] if args else next(iter(kwargs.values()))
         if isinstance(self, nn.Linear):
             return found + values.sum(-1, keepdim=True) * half
-        ones = self._buffers["weight_ones"]
+        return found + self._window_sums(values, half) * half
+
+    def _window_sums(self, values: Tensor, half: Tensor) -> Tensor:
+        """Return the sum of the inputs that each output of a convolution is computed from.
+
+        Args:
+            values: that it is given.
+            half: a number for each channel of the outputs, in as many dimensions as an example has.
+        """
+        ones, dim = self._buffers["weight_ones"], -half.dim()
         assert ones is not None
-        sums = self._conv_forward(values, ones.to(values.dtype), None)  # type: ignore[operator]
-        if ones.shape[0] > 1:  # a sum for each group of channels
-            sums = sums.repeat_interleave(half.shape[0] // ones.shape[0], dim=-half.dim())
-        return found + sums * half
+        groups = ones.shape[0]
+        if groups == 1:
+            sums = values.sum(dim, keepdim=True)
+        else:  # a sum for each group of channels
+            parts = torch.split(values, values.shape[dim] // groups, dim)
+            sums = torch.cat([part.sum(dim, keepdim=True) for part in parts], dim)
+        found: Tensor = self._conv_forward(sums, ones.to(values.dtype), None)  # type: ignore[operator]
+        return found if groups == 1 else found.repeat_interleave(half.shape[0] // groups, dim)
 
     @property
     def _adds_halves(self) -> bool:
@@ -136,7 +149,7 @@ def _store(layer: nn.Module, coded: Coded) -> None:
         space = weight.dim() - 2  # dimensions that a convolution runs along
         layer.register_buffer("weight_half", step.reshape(-1, *[1] * space) / 2)
         if space:
-            layer.register_buffer("weight_ones", torch.ones_like(codes[: _groups(layer)]))
+            layer.register_buffer("weight_ones", torch.ones_like(codes[: _groups(layer), :1]))
     else:
         codes, step = 2 * codes + 1, step / 2
     layer.register_buffer("weight_integers", codes)

@@ -1,6 +1,6 @@
-"""Interface: the inputs and outputs of a model by name, as an engine that knows no Python has them.
+"""Interface: the inputs and outputs of a model by name, as a runtime that knows no Python has them.
 
-An engine takes a flat list of tensors and returns one. The model takes arguments by place or by
+A runtime takes a flat list of tensors and returns one. The model takes arguments by place or by
 keyword, and returns a tensor, or a structure of them.
 """
 
@@ -57,7 +57,7 @@ class Interface:
         """
         if None in (*signature.args, *dict(signature.kwargs).values()):
             raise ModelError(
-                f"an engine takes tensors only, but the model's inputs are {signature}; wrap the "
+                f"a runtime takes tensors only, but the model's inputs are {signature}; wrap the "
                 "model so that it takes tensors, or use the backend eager"
             )
         args, kwargs = example(signature, 2, _device(module))
@@ -106,7 +106,7 @@ class Interface:
         return list(args)
 
     def nested(self, tensors: Sequence[Tensor]) -> Any:
-        """Return the flat outputs of an engine as the model returns them."""
+        """Return the flat outputs of a runtime as the model returns them."""
         if self._single:
             return tensors[0]
         rest = iter(tensors)

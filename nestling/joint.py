@@ -76,7 +76,7 @@ class Joint:
         def objective(_: object) -> Iterator[tuple[nn.Module, Loss]]:
             early = run.done < share
             loss, distill = (run.loss or task_loss, None) if early else (run.loss, self.distill)
-            chosen = [net.space.full, *drawn(others, self.draw)]
+            chosen = [net.space.full, *drawn(net.space, others, self.draw)]
             return lessons((in_training(made[spec]) for spec in chosen), loss, distill)
 
         run.train_stage(

@@ -297,16 +297,28 @@ class Menu:
         return modelfile.save(Contents(*parts), Path(path), integers=integers)
 
     @classmethod
-    def load(cls, path: str | Path, model: nn.Module | None = None) -> Menu:
+    def load(
+        cls,
+        path: str | Path,
+        model: nn.Module | None = None,
+        *,
+        only: Sequence[str] | None = None,
+    ) -> Menu:
         """Return the menu of a file, with its weights; `nestling.load` makes it ready to run.
 
         What the file offers was settled where it was made. Where the profile beside it has a
         narrowing of this device, with the present number of threads, that one decides instead.
 
+        Args:
+            path: of the file.
+            model: an instance of the user's own class, as for `nestling.load`.
+            only: names of the entries to load, as for `nestling.load`.
+
         Raises:
             FileError: the file is missing, damaged, of another version, or does not fit the model.
+            SpecError: the file has no entry of a name in `only`, or none is named.
         """
-        menu = cls(*modelfile.read(path, model))
+        menu = cls(*modelfile.read(path, model, only=only))
         for key, narrowing in reversed(list(menu.profile.narrowings.items())):
             if key == menu.key(key.batch):
                 table = menu.profile.tables.get(key, {})

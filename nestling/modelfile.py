@@ -12,7 +12,7 @@ import contextlib
 import inspect
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from nestling import container, quantize, rewrite
 from nestling.coding import SCALE, Coding, attach, is_attached, unfit
 from nestling.construction import copied
 from nestling.entry import Entry, checked_name
-from nestling.errors import FileError, ModelError, NestlingError, SpecError
+from nestling.errors import FileError, ModelError, NestlingError, SpecError, did_you_mean
 from nestling.header import (
     items,
     mapping,
@@ -84,6 +84,7 @@ def save(menu: Contents, path: Path, *, integers: bool = False) -> Path:
     header = _header(menu)
     if integers:
         header["planes"] = _to_planes(menu, tensors)
+        header["digests"] = container.digests_of(tensors, _part_of)
     with _guarded(f"cannot save {path}: the menu", "change what is saved"):
         _check_header(header, {key: tuple(tensor.shape) for key, tensor in tensors.items()})
     container.write(path, header, tensors)
@@ -96,20 +97,28 @@ def save(menu: Contents, path: Path, *, integers: bool = False) -> Path:
 
 
 @torch.inference_mode(False)  # weights can be trained on, wherever they are loaded
-def read(path: str | Path, model: nn.Module | None = None) -> Contents:
+def read(
+    path: str | Path, model: nn.Module | None = None, *, only: Sequence[str] | None = None
+) -> Contents:
     """Read a menu with its weights, and the profile beside it if there is one.
 
     Args:
         path: of the file.
         model: an instance of the user's own class, which is copied and not changed; not needed for
             the builders of `nestling.models`.
+        only: names of the entries to read, all by default. Of a file of integers the bit planes
+            that none of them has, and what other entries have of their own, are not read.
 
     Raises:
         FileError: the file is missing, damaged, of another version, or does not fit the model.
+        SpecError: the file has no entry of a name, or none is named.
     """
     path = Path(path)
-    header, tensors = container.read(path)
-    _check_format(header, path)
+    if only is None:
+        header, tensors = container.read(path)
+        _check_format(header, path)
+    else:
+        header, tensors = _read_some(path, only)
     with guarded(path):
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         space, rows, signature = _check_header(header, shapes)
@@ -270,6 +279,74 @@ def _check_format(header: Mapping[str, Any], path: Path) -> None:
             f"{path} has format version {header.get('version')!r:.80}, but this Nestling reads "
             f"version {VERSION}; install the Nestling that wrote it, or save the model again"
         )
+
+
+def _read_some(path: Path, only: Sequence[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the header of a file as if it held some entries alone, and their tensors.
+
+    A file without digests of single tensors can only be believed as a whole: all of it is read, and
+    what is not needed is let go.
+
+    Raises:
+        FileError: as `read`.
+        SpecError: there is no entry of a name, or none is named.
+    """
+    header = container.read_header(path)
+    _check_format(header, path)
+    with guarded(path):
+        known = [_entry_name(row["name"]) for row in items(header["menu"])]
+    asked = [only] if isinstance(only, str) else list(only)
+    for each in asked:
+        if each not in known:
+            near = did_you_mean(str(each), known)
+            raise SpecError(f"{path} has no entry {each!r:.80}{near}; it has {', '.join(known)}")
+    if not asked:
+        raise SpecError(f"only= names at least one entry of {path}; it has {', '.join(known)}")
+    with guarded(path):
+        header = _narrowed(header, set(asked))
+        kept = _tensors(header)
+        digests = None
+        if "digests" in header:
+            told = mapping(header["digests"])
+            digests = {part: text(told[part]) for part in map(_part_of, kept)}
+        _, tensors = container.read(path, _part_of, digests)
+        return header, {key: tensors[key] for key in kept}
+
+
+def _narrowed(header: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return a header with some entries alone, and with the bit planes that these have."""
+    space = space_from_json(header["space"])
+    rows = [row for row in items(header["menu"]) if row["name"] in names]
+    specs = [Spec(space, mapping(row["spec"])) for row in rows]
+    planes = {}
+    for key, (coding, stored) in _planes(header, space).items():
+        wanted = [coding.weight_bits(s) for s in specs if not space.absent(s)(coding.module)]
+        planes[key] = min(stored, max(wanted, default=1))
+    return {**header, "menu": rows, "planes": planes}
+
+
+def _part_of(tensor: str) -> str:
+    """Return the part of a file that is read or passed over as a whole, by a tensor's name.
+
+    Bit planes one by one, the shared weights together, and all that an entry has of its own.
+    """
+    kind, _, rest = tensor.partition("/")
+    if kind == "planes":
+        return tensor
+    return f"{kind}/{rest.partition('/')[0]}" if kind == "entries" else kind
+
+
+def _tensors(header: Mapping[str, Any]) -> list[str]:
+    """Return the names of the tensors that a header tells of."""
+    stored = {key: number(bits) for key, bits in mapping(header["planes"]).items()}
+    shared = space_from_json(header["space"]).layouts
+    found = [f"weights/{key}" for key in shared if key not in stored]
+    found += [f"planes/{n}/{key}" for key, bits in stored.items() for n in range(1, bits + 1)]
+    return found + [
+        f"entries/{row['name']}/{name(key)}"
+        for row in items(header["menu"])
+        for key in items(row["private"])
+    ]
 
 
 def _check_header(

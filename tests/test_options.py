@@ -67,7 +67,7 @@ class Untouched:
 BAD = {
     "uniform": [{"fractions": (2,)}, {"low": 3}, {"random": 1.5}, {"labels_first": -1}],
     "slimmable": [{"fractions": ()}, {"own_norms": 1}],
-    "individual": [{"fractions": (1.0, "half")}, {"specs": []}],
+    "individual": [{"fractions": (1.0, "half")}, {"specs": []}, {"start": "ranked"}],
     "norms": [{"strength": (1,)}, {"clip": 0}, {"start": "trained"}, {"draw": -1}],
     "progressive": [
         {"rank_by": "nois"},

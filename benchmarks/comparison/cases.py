@@ -23,7 +23,8 @@ CONTROL = "four steps a batch"
 UNIFORM_SHAPE = "a uniform width"
 PROJECTED = {"shortcut": "projection"}  # an argument of the residual nets' builders
 SLICE = 2_500  # held-out pictures that a search looks at, as in the paper
-GROUPS = {"short": 4, "full": 8}  # parts of an axis; the paper has both, and 4 halve the search
+PAPERS = "progressive"  # the search of the paper
+GROUPS = {"short": 4, "full": 8}  # its parts of an axis; the paper has both, and 4 halve the search
 DENSE = tuple(round(1 - number / 40, 3) for number in range(37))  # 1.0, 0.975 ... 0.1
 
 
@@ -121,14 +122,16 @@ def control_label(shape: Shape) -> str:
 def cases(of: Protocol) -> list[Case]:
     """Return all cases of a protocol, seed by seed; what others need comes before them."""
     return [
-        case for seed in of.seeds for case in (*_main(of, seed), *_alone(of, seed), *_long(seed))
+        case
+        for seed in of.seeds
+        for case in (*_main(of, seed), *_alone(of, seed), *_long(of, seed))
     ] + [case for seed in of.seeds for case in ablations(of, seed)]
 
 
 def _main(of: Protocol, seed: int) -> list[Case]:
     listed = list(of.shares)
     return [
-        _plain(seed),
+        _plain(of, seed),
         Case(BASELINE, "uniform", {}, seed),
         Case(OURS, "progressive", _searched(of), seed, looked_at=SLICE),
         Case("norms", "norms", {"fractions": listed[1:]}, seed),
@@ -137,30 +140,44 @@ def _main(of: Protocol, seed: int) -> list[Case]:
 
 
 def _searched(of: Protocol, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the options of "progressive", with changes; another search has none of its options."""
-    found = {"fractions": list(DENSE), **(changes or {})}
-    if "search" not in found:
+    """Return the options of "progressive", with changes."""
+    found = {"fractions": list(DENSE), "search": "greedy", **_begun(of), **(changes or {})}
+    if found["search"] == PAPERS:
         groups = {"groups": GROUPS.get(of.name, GROUPS["full"])}
         found["search_options"] = {**groups, **found.get("search_options", {})}
     return found
 
 
-def _plain(seed: int, label: str = PLAIN, **more: Any) -> Case:
-    return Case(label, "individual", {}, seed, shapes=(Shape(UNIFORM_SHAPE, 1.0),), **more)
+def _begun(of: Protocol) -> dict[str, Any]:
+    """Return the options of "progressive" for trained weights, whose units are in order already."""
+    return {"rank_by": None, "rank_epochs": 0} if of.weights is not None else {}
+
+
+def _by_itself(of: Protocol) -> dict[str, Any]:
+    """Return the options of nets alone."""
+    return {"start": "given"} if of.weights is not None else {}
+
+
+def _plain(of: Protocol, seed: int, label: str = PLAIN, **more: Any) -> Case:
+    shapes = (Shape(UNIFORM_SHAPE, 1.0),)
+    return Case(label, "individual", _by_itself(of), seed, shapes=shapes, **more)
 
 
 def _alone(of: Protocol, seed: int) -> list[Case]:
     shares = [share for share in dict.fromkeys((*of.shares, *BUDGETS)) if share < 1]
     shapes = [Shape(by, share) for by in (UNIFORM_SHAPE, OURS, "norms") for share in shares]
-    return [Case(alone_label(shape), "individual", {}, seed, shapes=(shape,)) for shape in shapes]
+    options = _by_itself(of)
+    return [
+        Case(alone_label(shape), "individual", options, seed, shapes=(shape,)) for shape in shapes
+    ]
 
 
-def _long(seed: int) -> list[Case]:
+def _long(of: Protocol, seed: int) -> list[Case]:
     shapes = tuple(Shape(UNIFORM_SHAPE, share) for share in (1.0, *BUDGETS))
     return [
         Case(LONG, "uniform", {}, seed, equals=(BASELINE,)),
         Case(
-            *(BUNDLE, "individual", {}, seed),
+            *(BUNDLE, "individual", _by_itself(of), seed),
             shapes=shapes,
             equals=tuple(map(alone_label, shapes)),
         ),
@@ -174,11 +191,15 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "plain steps": {"rank_options": {"steps": "plain", "score": "last"}},
     },
     "groups": {
-        **{f"{number} groups": {"search_options": {"groups": number}} for number in (4, 8)},
+        "4 groups": {"search_options": {"groups": 4}},
         "single steps": {"search_options": {"groups": None}},
     },
     "threshold": {
-        f"threshold {value:g}": {"search_options": {"threshold": value}} for value in (0.3, 0.5)
+        f"the paper's search, threshold {value:g}": {
+            "search": PAPERS,
+            "search_options": {"threshold": value},
+        }
+        for value in (0.3, 0.5)
     },
     "distillation": {
         "distilled from the start": {"labels_first": 0.0},
@@ -188,17 +209,27 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {
         "as in the paper": {
             "rank_options": {"steps": "plain", "score": "last"},
+            "search": PAPERS,
             "search_options": {"look": 1.0},
             "labels_first": 0.0,
             "summed": True,
         },
     },
-    "re-selection": {"no re-selection": {"search_options": {"reselect": False}}},
+    "re-selection": {
+        "the paper's search, no re-selection": {
+            "search": PAPERS,
+            "search_options": {"reselect": False},
+        }
+    },
     "start": {"from ranking": {"start": "ranked"}},
+    "adapting": {
+        "adapted": {"adapt_epochs": 2},
+        "adapted, from there": {"adapt_epochs": 2, "start": "ranked"},
+    },
     "norms": {"own norms": {"own_norms": True}},
     "draws": {"1 random member": {"draw": 1}, "4 random members": {"draw": 4}},
     "search": {
-        "greedy search": {"search": "greedy"},
+        "the paper's search": {"search": PAPERS},
         "evolutionary search": {"search": "evolution"},
     },
 }
@@ -237,21 +268,21 @@ def ablations(of: Protocol, seed: int) -> list[Case]:
             )
             for words, options in RATES.items()
         ]
-        if of.net.startswith("resnet"):
+        if of.net.startswith("resnet") and of.weights is None:
             words = f"{label}, projected shortcuts"
             found.append(Case(words, method, own, group="shortcuts", arguments=PROJECTED, **more))
-    if of.net.startswith("resnet"):
+    if of.net.startswith("resnet") and of.weights is None:
         words = f"{PLAIN}, projected shortcuts"
-        found.append(_plain(seed, words, group="shortcuts", arguments=PROJECTED))
-    return found + _controls(seed)
+        found.append(_plain(of, seed, words, group="shortcuts", arguments=PROJECTED))
+    return found + _controls(of, seed)
 
 
-def _controls(seed: int) -> list[Case]:
+def _controls(of: Protocol, seed: int) -> list[Case]:
     """Return nets alone that make as many optimiser steps a batch as those trained together."""
     shapes = [Shape(by, share) for by in (UNIFORM_SHAPE, OURS) for share in BUDGETS]
     return [
         Case(
-            *(control_label(shape), "individual", {}, seed, "updates"),
+            *(control_label(shape), "individual", _by_itself(of), seed, "updates"),
             shapes=(shape,),
             steps=UPDATES,
         )

@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -88,6 +89,10 @@ class Protocol:
         compiled: whether training steps are compiled.
         latency_batch: pictures in a call whose latency is measured.
         arguments: further ones of the net's builder.
+        weights: file of trained weights that every method begins with, and every net alone; its
+            name is kept, so a folder of one's own is no difference.
+        normal: mean and deviation of the channels that these weights know; those of the data set by
+            default.
     """
 
     name: str
@@ -107,6 +112,8 @@ class Protocol:
     compiled: bool = False
     latency_batch: int = 1
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    normal: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     @property
     def folder(self) -> str:
@@ -117,12 +124,17 @@ class Protocol:
         """Return what results must share to be compared, as JSON has it."""
         found = asdict(self)
         del found["seeds"]
+        for name in ("weights", "normal"):  # not known to results that are older
+            if found[name] is None:
+                del found[name]
+        if self.weights is not None:
+            found["weights"] = Path(self.weights).name
         return {**found, "shares": list(self.shares), "arguments": dict(self.arguments)}
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], seeds: Iterable[int] = ()) -> Protocol:
-        """Return the protocol that gave these settings."""
-        known = {each.name for each in fields(cls)}
+        """Return the protocol that gave these settings, for nets whose weights do not matter."""
+        known = {each.name for each in fields(cls)} - {"weights"}
         given = {name: value for name, value in settings.items() if name in known}
         return cls(**{**given, "shares": tuple(given["shares"]), "seeds": tuple(seeds)})
 
@@ -150,7 +162,16 @@ FULL = Protocol(
     compiled=True,
     latency_batch=128,
 )
-PROTOCOLS = {each.name: each for each in (SHORT, FULL)}
+PRETRAINED = replace(  # He's net with the weights of a public repository; see `--weights`
+    SHORT,
+    name="pretrained",
+    epochs=5,
+    lr=0.02,
+    arguments={"shortcut": "zero_pad"},
+    weights="cifar10_resnet20.safetensors",
+    normal=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+)
+PROTOCOLS = {each.name: each for each in (SHORT, FULL, PRETRAINED)}
 
 
 def protocol(name: str, net: str = "resnet20", **changes: Any) -> Protocol:
@@ -191,6 +212,8 @@ class Material(NamedTuple):
 def material(of: Protocol, data_dir: str | None = None) -> Material:
     """Return the pictures of a protocol; which ones does not depend on the seed of a case."""
     data = nestling.data.load(of.data, data_dir).to(of.device)
+    if of.normal is not None:
+        data = replace(data, mean=of.normal[0], std=of.normal[1])
     learn, held_out = data.split(of.held_out, seed=SPLIT)
     if of.pictures is not None and of.pictures < len(learn.labels):
         order = torch.randperm(len(learn.labels), generator=torch.Generator().manual_seed(SPLIT))
@@ -221,7 +244,7 @@ def supernet(
     seed: int = 0,
     arguments: Mapping[str, Any] | None = None,
 ) -> nestling.Supernet:
-    """Return a fresh supernet; equal seeds have equal weights.
+    """Return a supernet as trainings begin with it; equal seeds have equal weights.
 
     Args:
         of: the protocol.
@@ -238,8 +261,13 @@ def supernet(
     sizes = {name: size for name, size in sizes.items() if name in known}
     torch.manual_seed(seed)
     model = build(**{"num_classes": classes, **sizes, **small, **of.arguments, **(arguments or {})})
+    if of.weights is not None:
+        nestling.models.load_weights(model, Path(of.weights))
     pictures = torch.randn(1 if net.bits is None else EXAMPLES, *shape)
-    return nestling.Supernet(model, pictures, step=net.step, bits=net.bits).to(of.device)
+    made = nestling.Supernet(model, pictures, step=net.step, bits=net.bits).to(of.device)
+    if of.weights is not None:  # for all methods alike: the first units are the largest
+        made.reorder(nestling.rank(made, "l2"))
+    return made
 
 
 def optimizer(of: Protocol) -> Any:

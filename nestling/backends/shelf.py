@@ -1,6 +1,6 @@
 """The shelf: the entries of a menu that are held ready to run, within a cap on their memory.
 
-Engines copy weights, so that a menu costs as many copies as it has entries. Where that is too much,
+Runtimes copy weights: a menu costs as many copies as it has entries. Where that is too much,
 what was used last stays and the rest is made again when it is called.
 """
 
@@ -147,7 +147,7 @@ class Shelf:
             except NestlingError as error:
                 self.left_out[backend, entry] = str(error)
                 return None
-            except Exception as error:  # noqa: BLE001  (an engine's own; the others still run)
+            except Exception as error:  # noqa: BLE001  (a runtime's own; the others still run)
                 self.left_out[backend, entry] = f"{backend} fails on {entry!r}: {brief(error)}"
                 return None
             if made.bytes > self.cap:
@@ -167,7 +167,7 @@ class Shelf:
             del self._ready[oldest.place]
 
     def _start_anew(self) -> None:
-        """Forget what a fork has inherited: the threads of its engines are not there any more."""
+        """Forget what a fork has inherited: the threads of its runtimes are not there any more."""
         self._lost += self._ready.values()  # their ends would wait for those threads
         self._ready = {}
         self._lock = threading.Lock()
@@ -182,22 +182,22 @@ def _made(subject: Subject, place: Place) -> Ready:
     args, kwargs = subject.example()
     if not backend.copies:
         return Ready(place, backend.prepare(subject))
-    engine = bool(backend.bound)  # what torch runs grows by its tensors, which are counted
-    before = resident_bytes() if engine else None
+    foreign = bool(backend.bound)  # a packed copy grows by its tensors, which are counted
+    before = resident_bytes() if foreign else None
     start = time.perf_counter()
     with torch.no_grad():
         run = backend.prepare(subject)
-        found = run(*args, **kwargs)  # an engine makes its work space at the first call
+        found = run(*args, **kwargs)  # a runtime makes its work space at the first call
     seconds = time.perf_counter() - start
-    after = resident_bytes() if engine else None
-    if engine:
+    after = resident_bytes() if foreign else None
+    if foreign:
         _check_same(subject, found, args, kwargs)
     grown = 0 if before is None or after is None else after - before
     return Ready(place, run, max(grown, _weights(subject.module)), seconds)
 
 
 def _check_same(subject: Subject, found: Any, args: Any, kwargs: Any) -> None:
-    """Check that an engine computes what the subnet computes, on made-up inputs.
+    """Check that a backend computes what the subnet computes, on made-up inputs.
 
     Raises:
         ModelError: it does not.

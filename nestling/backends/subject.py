@@ -26,7 +26,7 @@ Call: TypeAlias = Callable[..., Any]
 
 
 class Conversions:
-    """ONNX files of entries, on the disk while somebody holds this: two engines read them."""
+    """ONNX files of entries, on the disk while somebody holds this: two runtimes read them."""
 
     def __init__(self) -> None:
         self._folder: Path | None = None
@@ -95,7 +95,7 @@ class Subject:
         return next(self.net.parameters()).device
 
     def on_cpu(self, backend: str) -> None:
-        """Check that the weights are where an engine computes.
+        """Check that the weights are where a runtime computes.
 
         Raises:
             ModelError: they are on a GPU, and the backend computes on the processor.

@@ -100,11 +100,11 @@ class Worker:
                 return batch
 
     def _chosen(self, now: float) -> Batch | None:
-        """Return the next batch; a request for which the objective itself fails, fails alone."""
+        """Return the next batch; a request for which the policy itself fails, fails alone."""
         while True:
             try:
                 return self._desk.next(now)
-            except Exception as error:  # noqa: BLE001  (a user's own objective)
+            except Exception as error:  # noqa: BLE001  (a user's own policy)
                 request = self._desk.drop()
                 if request is None:
                     return None

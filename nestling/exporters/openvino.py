@@ -1,4 +1,4 @@
-"""OpenVINO: a description (.xml) and its weights (.bin) for Intel's inference engine.
+"""OpenVINO: a description (.xml) and its weights (.bin) for Intel's runtime of that name.
 
 The way there is ONNX, which keeps the names. Weights stay in their own precision.
 

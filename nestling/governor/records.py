@@ -29,7 +29,7 @@ class Reading(NamedTuple):
         batch: examples that it ran; 0 if nothing ran.
         took_ms: milliseconds that it took.
         answered: requests that ended since the last reading.
-        late: of these, the ones that took longer than the objective, or expired.
+        late: of these, the ones that took longer than the policy's limit, or expired.
         joules: that were measured for the last batch; negative where nothing can be measured.
     """
 
@@ -47,10 +47,10 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class Policy:
-    """An objective, ready to judge the entries of a menu.
+    """What the governor holds, ready to judge the entries of a menu.
 
     Attributes:
-        goal: the objective in words.
+        goal: what is held, in words.
         forecast: what the entries cost.
         judge: whether a rung fits now, and how many examples it may run.
         hold: seconds for which a better entry must fit before it is chosen.
@@ -76,7 +76,7 @@ class State(NamedTuple):
     """What the governor remembers between two steps.
 
     Attributes:
-        policy: the objective.
+        policy: that is followed.
         rung: that was chosen.
         clock: the last reading's time that made sense; None before the first.
         time: seconds that have passed, without jumps of the clock.

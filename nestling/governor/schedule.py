@@ -1,4 +1,4 @@
-"""Schedule: another objective at another time of the day.
+"""Schedule: another policy at another time of the day.
 
 The time of day is read once, when the policy is made; from then on only the engine's own clock
 counts, so that nobody who sets the wall clock changes what runs.
@@ -27,12 +27,12 @@ def schedule(
 
     Args:
         forecast: of the menu.
-        at: time of day as HH:MM -> an objective's name under "objective", and its options.
+        at: time of day as HH:MM -> a policy's name under "objective", and its options.
         start: seconds since midnight when the engine starts; those of now if None.
 
     Raises:
-        BudgetError: a time is none, or an objective is met by nothing.
-        ModelError: an unknown objective or option.
+        BudgetError: a time is none, or nothing meets a policy.
+        ModelError: an unknown policy or option.
 
     Example:
         >>> forecast = Forecast.of({"full": 0.9, "half": 0.8}, {1: {"full": 8.0, "half": 4.0}})

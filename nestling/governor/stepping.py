@@ -38,7 +38,7 @@ def begin(policy: Policy, rung: int | None = None) -> State:
     """Return the state before the first reading.
 
     Args:
-        policy: the objective.
+        policy: to follow.
         rung: to begin with; the best one that fits at rest if None.
     """
     forecast = policy.forecast

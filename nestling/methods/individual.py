@@ -1,4 +1,4 @@
-"""Individually trained nets: each shape on its own, from scratch; the baseline for every method.
+"""Individually trained nets: each shape on its own; the baseline for every method.
 
 Nothing is shared: every entry of the menu holds weights of its own, so the file holds them all.
 """
@@ -15,12 +15,14 @@ from nestling.errors import SpecError
 from nestling.menu import check_alone, names_for
 from nestling.models import initialize
 from nestling.objectives.sandwich import Loss, task_loss
-from nestling.options import Checked
+from nestling.options import Checked, one_of
 from nestling.packing import pack
 from nestling.search.uniform import FRACTIONS, Fractions, ladder
 from nestling.spec import Spec
 from nestling.supernet import Supernet
 from nestling.training import Run
+
+STARTS = ("fresh", "given")
 
 
 def individual(
@@ -28,13 +30,16 @@ def individual(
     *,
     fractions: Fractions = FRACTIONS,
     specs: Annotated[Sequence[Spec] | None, Checked(_check)] = None,
+    start: Annotated[str, one_of(STARTS)] = "fresh",
 ) -> Mapping[str, tuple[Spec, nn.Module]]:
-    """Train a stand-alone net for each spec, freshly initialised at its own shape.
+    """Train a stand-alone net for each spec.
 
     Args:
         run: what the training is made of; every net trains for `run.epochs`.
         fractions: shares of the full net's MACs, for uniform widths.
         specs: the shapes to train instead.
+        start: from which weights: "fresh", initialised at its own shape, or "given", those that its
+            subnet has, as one fine-tunes a pruned net.
 
     Raises:
         SpecError: there is no spec, or one has weights in few bits.
@@ -45,7 +50,8 @@ def individual(
     trained: dict[str, tuple[Spec, nn.Module]] = {}
     for number, (name, spec) in enumerate(names_for(run.net, chosen).items()):
         module = pack(run.net.subnet(spec))
-        initialize(module, seed=run.seed + number)
+        if start == "fresh":
+            initialize(module, seed=run.seed + number)
         run.train_stage(partial(alone, module, loss=run.loss), name=name, alone=module)
         trained[name] = (spec, module)
     return trained

@@ -38,7 +38,7 @@ def listed(
         net: the supernet.
         members: the list, specs or counts; the full net always trains, whether it is listed or not.
         draw: how many members train in a step beside the full net and the smallest, drawn without
-            putting back; None trains all.
+            putting back and evenly over the multiply-accumulates, see `drawn`; None trains all.
         loss: as for `sandwich`.
         distill: as for `sandwich`.
 
@@ -52,7 +52,7 @@ def listed(
     """
     check_supernet(net, "listed")
     check_draw(draw)
-    specs = [net.space.full, *drawn(largest_first(net.space, members), draw)]
+    specs = [net.space.full, *drawn(net.space, largest_first(net.space, members), draw)]
     yield from lessons((in_training(net.pooled(spec)) for spec in specs), loss, distill)
 
 
@@ -69,16 +69,27 @@ def largest_first(space: Space, members: Sequence[Mapping[str, int]]) -> list[Sp
     return sorted(distinct, key=space.macs, reverse=True)
 
 
-def drawn(others: Sequence[Spec], draw: int | None) -> list[Spec]:
+def drawn(space: Space, others: Sequence[Spec], draw: int | None) -> list[Spec]:
     """Return those that train in a step: some at random, in their order, and the last.
 
+    A member is as likely as it stands alone: its chance goes with the distance between its
+    neighbours in multiply-accumulates. A search may list twenty nets below half of the full one's
+    cost and five above; were all as likely, large nets would hardly train.
+
     Args:
+        space: of the specs.
         others: from `largest_first`.
         draw: as for `listed`.
     """
-    if draw is None or not others:
+    if draw is None or len(others) < 2 + draw:
         return list(others)
-    places = sorted(torch.randperm(len(others) - 1)[:draw].tolist())
+    if draw == 0:
+        return [others[-1]]
+    costs = [space.macs(spec) for spec in (space.full, *others)]
+    cells = [float(above - below) for above, below in zip(costs, costs[2:], strict=False)]
+    # Specs may cost the same; these stay possible.
+    chances = torch.tensor(cells, dtype=torch.float64).clamp_min(1.0)
+    places = sorted(torch.multinomial(chances, draw).tolist())
     return [*(others[place] for place in places), others[-1]]
 
 

@@ -35,6 +35,7 @@ def load(
     packed: bool = False,
     backend: str = AUTO,
     memory_cap: float | None = None,
+    only: Sequence[str] | None = None,
 ) -> LoadedModel:
     """Load a model file, with what it takes to run every entry.
 
@@ -46,9 +47,12 @@ def load(
         backend: what runs the entries: "auto" for the fastest one by the profile beside the file,
             or the name of one; see `LoadedModel`.
         memory_cap: bytes that backends may add to the shared weights.
+        only: names of the entries to load, all by default. Of a file of integers
+            (`menu.save(path, integers=True)`) only the bits that these have are read.
 
     Raises:
         FileError: the file is missing, damaged, of another version, or does not fit the model.
+        SpecError: the file has no entry of a name in `only`, or none is named.
         ModelError: an unknown backend, or one that is not installed.
 
     Example:
@@ -56,7 +60,7 @@ def load(
         >>> logits = model(images, latency_ms=8)
     """
     backends.check(backend)
-    menu = Menu.load(path, model)
+    menu = Menu.load(path, model, only=only)
     with modelfile.guarded(Path(path)):
         loaded = LoadedModel(menu, packed=packed, backend=backend, memory_cap=memory_cap)
     loaded.prepare()
@@ -82,11 +86,11 @@ class LoadedModel:
         packed: the same as backend="packed".
         backend: what runs the entries. "eager" runs the views themselves. "packed" holds every
             entry as a contiguous copy: a small net then runs at full speed at batch 1 too.
-            The others are engines, with copies of their own. "auto"
-            takes for every entry, and every batch size and number of threads that the profile has
-            figures for, the fastest one of these. What copies costs the memory of all entries
-            together, and does not follow when `menu.net` is moved or trained. Latencies of one
-            backend are never used for another.
+            The others, see `nestling.backends`, hold copies in forms of their own. "auto" takes for
+            every entry, and every batch size and number of threads that the profile has figures
+            for, the fastest one of these. What copies costs the memory of all entries together, and
+            does not follow when `menu.net` is moved or trained. Latencies of one backend are never
+            used for another.
         memory_cap: bytes that backends may add to the shared weights; beyond it, what was used last
             is kept, and the rest is made again when it is called. Views cost nothing.
 

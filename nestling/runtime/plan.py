@@ -31,7 +31,7 @@ def plan(entries: Iterable[str], tables: Tables, backend: str) -> dict[str, str]
     """Return the backend of every entry: the fastest as measured; eager where nothing was.
 
     Where several are as fast but for a percent, the one that needs least memory takes it: views,
-    then packed copies, then an engine.
+    then packed copies, then a runtime's own form.
 
     Example:
         >>> quick, slow = Latency(1.0, 0.9, 1.1, 20), Latency(2.0, 1.9, 2.1, 20)
@@ -53,6 +53,6 @@ def _fastest(entry: str, tables: Tables) -> str:
 
 
 def _weight(backend: str) -> int:
-    """Return how much a backend keeps beside the shared weights: nothing, a copy, an engine."""
+    """Return how much a backend keeps beside the shared weights: nothing, a copy, or more."""
     found = find(backend)
     return found.copies + bool(found.bound)

@@ -258,7 +258,8 @@ def test_bits_from_end_to_end(nested, bits_part, tmp_path, capsys):
     torch.set_num_threads(threads)
     capsys.readouterr()
     rows = [
-        {"runtime": "some", "bits": 7, "batch": batch, "speedup": 3.0 + batch} for batch in (1, 32)
+        {"runtime": "some", "bits": 7, "batch": batch, "speedup": 3.0 + batch, "integers_ms": 1.0}
+        for batch in (1, 32)
     ]
     (tmp_path / "integers.json").write_text(json.dumps({"net": "resnet18", "rows": rows}))
     assert nested.main(["--summary", "--results", str(tmp_path / "kept")]) == 0

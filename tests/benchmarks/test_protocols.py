@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 import torch
-from comparison.protocols import batches, material, optimizer, supernet
+from comparison.cases import cases
+from comparison.protocols import batches, material, optimizer, scored, supernet
 from made_results import TINY
+from safetensors.torch import save_file
 
 import nestling
 from nestling.optimizers import default_optimizer
@@ -34,6 +36,35 @@ def test_all_methods_start_with_the_same_weights_and_see_the_same_batches(given)
     first, second = (next(iter(batches(TINY, given, given.learn, 3))) for _ in range(2))
     assert torch.equal(first[0], second[0])
     assert len(batches(TINY, given, given.learn, 3)) == 4
+
+
+def test_trained_weights_come_in_the_order_of_their_size(tmp_path):
+    fresh = supernet(TINY, (1, 8, 8), 10, 5)
+    path = tmp_path / "weights.safetensors"
+    save_file(fresh.model.state_dict(), path)
+    of = replace(TINY, weights=str(path))
+    net = supernet(of, (1, 8, 8), 10, 6)
+    images = torch.randn(4, 1, 8, 8)
+    whole, other = (each.subnet(each.space.full).eval()(images) for each in (fresh, net))
+    torch.testing.assert_close(other, whole, rtol=1e-4, atol=1e-5)
+    assert net.orders != fresh.orders
+    fresh.reorder(nestling.rank(fresh, "l2"))
+    assert net.orders == fresh.orders
+    assert of.settings()["weights"] == "weights.safetensors"
+    assert "weights" not in TINY.settings()
+    ours = next(case for case in cases(of) if case.label == "progressive")
+    assert ours.options["rank_by"] is None
+    alone = [case for case in cases(of) if case.method == "individual"]
+    assert all(case.options == {"start": "given"} for case in alone)
+
+
+def test_pictures_are_normalised_as_trained_weights_know_them(given):
+    mean, std = (0.3,), (0.5,)
+    other = material(replace(TINY, normal=(mean, std)))
+    ours, theirs = (next(iter(scored(each, each.held_out)))[0] for each in (other, given))
+    pictures = theirs * given.data.std[0] + given.data.mean[0]
+    torch.testing.assert_close(ours, (pictures - 0.3) / 0.5)
+    assert torch.equal(other.held_out.labels, given.held_out.labels)
 
 
 def test_optimisers_decay_what_the_default_one_decays():

@@ -9,6 +9,7 @@ from nestling import ModelError, SpecError, methods
 from nestling.models import initialize
 from nestling.objectives.sandwich import task_loss
 from nestling.progress import Reporter
+from nestling.training import Run
 
 pytestmark = pytest.mark.usefixtures("unmeasured")
 
@@ -60,6 +61,22 @@ def test_every_method_makes_a_menu(small, name):
         module = menu.module(entry.name)
         assert not module.training
         assert module(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+
+
+def test_individual_nets_can_start_from_what_their_subnets_have(small):
+    starts = {}
+    for start in ("fresh", "given"):
+        net = small.supernet()
+        spec = net.space.spec(width=0.5)
+        run = Run(net, small.batches(), 1, precision="float32")
+        seen = []
+        run.train_stage = lambda objective, alone, **_: seen.append(alone)
+        methods.find("individual")(run, specs=[spec], start=start)
+        starts[start] = seen[0].state_dict()
+    given = nestling.pack(net.subnet(spec)).state_dict()
+    assert starts["given"].keys() == given.keys()
+    assert all(torch.equal(starts["given"][name], given[name]) for name in given)
+    assert not torch.equal(starts["fresh"]["conv1.weight"], given["conv1.weight"])
 
 
 def test_individual_nets_are_their_own(small):

@@ -38,7 +38,7 @@ def fewer(losses, scores):
     ("stops", "options"),
     [
         (places, {"own_norms": True}),
-        (fewer, {"start": "ranked", "draw": None, "kind": "Dense", "search": "greedy"}),
+        (fewer, {"start": "ranked", "draw": None, "kind": "Dense", "search": "progressive"}),
     ],
     ids=["given", "ranked"],
 )
@@ -64,7 +64,7 @@ def test_a_search_before_the_first_checkpoint_goes_on_from_its_log(story, tmp_pa
 
 def test_fine_tuning_in_the_search_goes_on_too(story, tmp_path):
     fit = story(
-        "progressive", rank_by="l2", epochs=1,
+        "progressive", rank_by="l2", epochs=1, search="progressive",
         search_options={"groups": 2, "threshold": 0.99, "epochs": 1},
     )  # fmt: skip
     fit.goes_on_everywhere(tmp_path, lambda losses, scores: [(2, 0), (0, scores - 1)])

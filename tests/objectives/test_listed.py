@@ -42,17 +42,26 @@ def test_a_step_has_the_full_net_some_members_and_the_smallest(net, draw, seed):
     assert all(subnet.training for subnet, _ in pairs)
 
 
-def test_every_member_is_drawn_equally_often(net):
+def test_members_are_drawn_evenly_over_the_cost(net):
     torch.manual_seed(0)
-    listing = members(net)
-    times = dict.fromkeys(set(listing), 0)
-    for _ in range(400):
-        for spec in drawn(largest_first(net.space, listing), 2)[:-1]:
-            times[spec] += 1
-    smallest = min(listing, key=net.space.macs)
-    assert times.pop(smallest) == 0
-    assert len(times) == 4
-    assert all(160 < number < 240 for number in times.values())  # 200, with a deviation of 10
+    listing = largest_first(net.space, members(net))
+    times = dict.fromkeys(listing, 0)
+    for _ in range(2000):
+        one, smallest = drawn(net.space, listing, 1)
+        assert smallest == listing[-1]
+        times[one] += 1
+    costs = [net.space.macs(spec) for spec in (net.space.full, *listing)]
+    gaps = [costs[place] - costs[place + 2] for place in range(len(listing) - 1)]
+    assert max(gaps) > 2 * min(gaps)  # the list is uneven
+    for spec, gap in zip(listing, gaps, strict=False):
+        assert abs(times[spec] - 2000 * gap / sum(gaps)) < 90  # four deviations
+    assert times[listing[-1]] == 0
+
+
+def test_members_of_equal_cost_are_all_drawn(net):
+    spec = net.space.spec({"conv1": 4, "conv2": 4})
+    seen = {each for _ in range(50) for each in drawn(net.space, [spec] * 3 + members(net)[:1], 1)}
+    assert spec in seen
 
 
 def test_none_draws_all_and_the_full_net_once(net):
