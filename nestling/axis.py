@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 WIDE = 128  # axes of at least this size go in steps of 16, narrower ones in steps of 8
-ORDERED = ("depth", "bits")  # kinds whose units have an order of their own, which nothing changes
+BITS = "bits"  # a kind whose counts are not evenly spread: 2, 4, 8, and 32 for floating point
+ORDERED = ("depth", BITS)  # kinds whose units have an order of their own, which nothing changes
 SINGLE = ("heads", "paths", *ORDERED)  # kinds whose units go one at a time
 
 

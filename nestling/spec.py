@@ -19,7 +19,7 @@ from typing import Any
 
 from nestling import extent as extents
 from nestling import setting
-from nestling.axis import ORDERED, Axis, allowed_counts
+from nestling.axis import BITS, ORDERED, Axis, allowed_counts
 from nestling.coding import CLIP, Coding
 from nestling.description import describe
 from nestling.errors import BudgetError, SpecError, did_you_mean
@@ -498,7 +498,7 @@ def _check_count(space: Space, name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral) or value not in axis.counts:
         shown = axis.counts if len(axis.counts) <= 12 else (*axis.counts[:5], "...", axis.size)
         rule = "the net was made for others"
-        if axis.kind != "bits":
+        if axis.kind != BITS:
             step = axis.counts[1] - axis.counts[0] if len(axis.counts) > 1 else axis.size
             rule = f"counts go in steps of {step}"
         raise SpecError(

@@ -10,6 +10,7 @@ Network Slimming (ICCV 2017): "a global threshold across all layers".
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 
 import torch
@@ -46,12 +47,11 @@ def cutoff(space: Space, scores: Mapping[str, Tensor], share: float) -> Spec:
         }
         return Spec(space, counts)
 
-    low, high = 0, len(bounds) - 1  # the cost falls as the bound rises
-    while low < high:
-        middle = (low + high) // 2
-        fits = space.macs(spec(bounds[middle])) <= budget
-        low, high = (low, middle) if fits else (middle + 1, high)
-    found = spec(bounds[low])
+    # The cost falls as the bound rises; the last one stands where none fits.
+    place = bisect_left(
+        bounds, True, hi=len(bounds) - 1, key=lambda bound: space.macs(spec(bound)) <= budget
+    )
+    found = spec(bounds[place])
     if space.macs(found) > budget:
         raise BudgetError(
             f"the least counts of all scored axes cost {space.macs(found) / budget * share:.3g} of "

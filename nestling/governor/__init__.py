@@ -24,25 +24,8 @@ from nestling.governor.stepping import begin, step
 MakePolicy: TypeAlias = Callable[..., Policy]
 
 _ALL = Catalogue(__name__, "objective")
-
-
-def names() -> list[str]:
-    """Return the names of all policies, as `objective=` takes them."""
-    return _ALL.names()
-
-
-def find(name: str) -> MakePolicy:
-    """Return the function that makes the policy of a name.
-
-    Raises:
-        ModelError: there is no such policy.
-    """
-    return _ALL.find(name)
-
-
-def options(make: MakePolicy) -> list[str]:
-    """Return the names of the options that a policy takes, such as `ms` of "latency"."""
-    return catalogue.options(make)
+names, options = _ALL.names, catalogue.options
+find: Callable[[str], MakePolicy] = _ALL.find
 
 
 def policy(name: str, forecast: Forecast, given: Mapping[str, Any]) -> Policy:

@@ -22,8 +22,9 @@ from typing import TypeAlias
 
 import torch
 
+from nestling.axis import BITS, Axis
 from nestling.errors import SpecError, did_you_mean
-from nestling.spec import Axis, Space, Spec
+from nestling.spec import Space, Spec
 from nestling.units import axes_of_kinds
 
 LAWS = ("uniform", "geometric")
@@ -32,7 +33,6 @@ LOW = 0.25  # of its units that an axis keeps at least, under the uniform law
 GO_ON = 0.9  # probability of a further group, under the geometric law; 0.8 to 0.95 are usual
 GROUPS = 32  # of an axis under the geometric law
 LEAST = 2  # groups that the geometric law never drops
-BITS = "bits"  # a kind whose counts are not evenly spread: 2, 4, 8, and 32 for floating point
 
 Low: TypeAlias = float | Mapping[str, float]
 """A share of the units, for all kinds but bits or by kind (bits have 0, the others 0.25)."""

@@ -26,27 +26,9 @@ from nestling.units import loose_axes
 
 Ranker: TypeAlias = Callable[..., Mapping[str, Tensor]]
 
-
 _ALL = Catalogue(__name__, "ranker")
-
-
-def names() -> list[str]:
-    """Return the names of all rankers, as `by=` takes them."""
-    return _ALL.names()
-
-
-def find(name: str) -> Ranker:
-    """Return the ranker of a name.
-
-    Raises:
-        ModelError: there is no such ranker.
-    """
-    return _ALL.find(name)
-
-
-def options(ranker: Ranker) -> list[str]:
-    """Return the names of the options that a ranker takes, such as `direction` of "noise"."""
-    return catalogue.options(ranker)
+names, options = _ALL.names, catalogue.options
+find: Callable[[str], Ranker] = _ALL.find
 
 
 def rank(

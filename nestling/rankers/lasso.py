@@ -17,6 +17,7 @@ it in.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -234,15 +235,18 @@ class Falls(nn.Module):
         def counts(bound: float) -> dict[str, int]:
             return _allowed(self.axes, [int((part >= bound).sum()) for part in self._parts(scores)])
 
-        found = []
-        for target in self.targets:
-            low, high = 0, len(bounds) - 1  # the cost falls as the bound rises
-            while low < high:
-                middle = (low + high) // 2
-                fits = self.space.macs(counts(bounds[middle])) <= target * full
-                low, high = (low, middle) if fits else (middle + 1, high)
-            found.append(counts(bounds[low]))
-        return found
+        def found(target: float) -> dict[str, int]:
+            # The cost falls as the bound rises; the last one stands where none fits.
+            most = target * full
+            place = bisect_left(
+                bounds,
+                True,
+                hi=len(bounds) - 1,
+                key=lambda bound: self.space.macs(counts(bound)) <= most,
+            )
+            return counts(bounds[place])
+
+        return [found(target) for target in self.targets]
 
     def _parts(self, flat: Tensor) -> Sequence[Tensor]:
         return torch.split(flat, [axis.size for axis in self.axes])

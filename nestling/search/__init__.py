@@ -62,37 +62,9 @@ __all__ = [
     "uniform",
 ]
 
-
 _ALL = Catalogue(__name__, "search", plural="searches", generator=True)
-
-
-def names() -> list[str]:
-    """Return the names of all searches.
-
-    Example:
-        >>> nestling.search.names()
-        ['evolution', 'greedy', 'path', 'progressive', 'uniform']
-    """
-    return _ALL.names()
-
-
-def find(name: str) -> Callable[..., Search]:
-    """Return the search of a name.
-
-    Raises:
-        ModelError: there is no such search.
-    """
-    return _ALL.find(name)
-
-
-def check_options(name: str, search: Callable[..., Search], given: Mapping[str, Any]) -> None:
-    """Check that a search takes all of the options, with these values.
-
-    Raises:
-        ModelError: it has no such option.
-        NestlingError: a value that the option's annotation does not allow.
-    """
-    _ALL.check_options(name, search, given)
+names, check_options = _ALL.names, _ALL.check_options
+find: Callable[[str], Callable[..., Search]] = _ALL.find
 
 
 def check_given(search: str, search_options: Mapping[str, Any] | None) -> None:

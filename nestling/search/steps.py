@@ -6,11 +6,11 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 
+from nestling.axis import BITS, Axis
 from nestling.errors import SpecError, did_you_mean
-from nestling.spec import Axis, Space, Spec
+from nestling.spec import Space, Spec
 
 FLOOR = 0.25  # share of its units that every axis keeps
-BITS = "bits"  # a kind whose counts are no equal parts: 2, 4, 8, and 32 for floating point
 
 Floor = float | Mapping[str, float]
 """The share of its units that every axis keeps, or that share by axis name (others keep 0.25).
