@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import Tensor
 
 from nestling.errors import SpecError
-from nestling.spec import Spec
+from nestling.quantize import FULL
+from nestling.spec import Space, Spec
 
 CONFIDENT = 1.96  # standard errors on either side of a 95 % interval
 
@@ -104,3 +105,39 @@ def checked_name(name: object) -> str:
     if "/" in name:
         raise SpecError(f"the name of an entry has no '/' in it, but it is {name!r}")
     return name
+
+
+def names_for(space: Space, specs: Iterable[Spec]) -> dict[str, Spec]:
+    """Name specs by their share of the full net's MACs: `full`, `m50`, `m25` ...
+
+    The mean bits of the weights follow where these are in fewer than full: `m50-b4`.
+
+    Example:
+        >>> list(names_for(net.space, [net.space.spec(fraction=0.5)]))
+        ['m46']
+    """
+    full = space.macs(space.full)
+    named: dict[str, Spec] = {}
+    for spec in dict.fromkeys(specs):
+        share = 100 * space.macs(spec) / full
+        base = "full" if spec == space.full else f"m{share:.0f}" if share >= 1 else f"m{share:.2g}"
+        bits = _mean_bits(space, spec)
+        base += f"-b{bits:.2g}" if bits < FULL else ""
+        name, number = base, 1
+        while name in named:
+            number += 1
+            name = f"{base}-{number}"
+        named[name] = spec
+    return named
+
+
+def _mean_bits(space: Space, spec: Spec) -> float:
+    """Return the mean bits of the weights that can be in few; `FULL` where none can."""
+    total, bits = 0, 0
+    present = space.present(spec)
+    for coding in space.codings:
+        layout = present.get(coding.parameter("weight"))
+        if layout is not None:
+            size = math.prod(layout.shape(spec))
+            total, bits = total + size, bits + size * coding.weight_bits(spec)
+    return bits / total if total else FULL

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from nestling.batch import blamed, check_finite, inputs_of, move, pair, size
 from nestling.binding import binding
 from nestling.costs import latency
 from nestling.costs.latency import Latency
-from nestling.entry import Entry, checked_name
+from nestling.entry import Entry, checked_name, names_for
 from nestling.errors import DataError, ModelError, SpecError, did_you_mean
 from nestling.evaluation import Metric, accuracy, check_rereadable, evaluate
 from nestling.modelfile import Contents
@@ -495,9 +494,9 @@ def _narrowed(
             taken.add(used[name])
             found[name] = used[name], net.subnet(used[name])
     before = {name: spec for name, (spec, _) in modules.items()}
-    if names_for(net, before.values()) != before:
+    if names_for(net.space, before.values()) != before:
         return found
-    named = names_for(net, [spec for spec, _ in found.values()])
+    named = names_for(net.space, [spec for spec, _ in found.values()])
     return dict(zip(named, found.values(), strict=True))
 
 
@@ -561,7 +560,7 @@ def _named(
             raise SpecError(f"a spec maps axis names to counts, but got {spec!r:.80}")
     checked = [space.spec(dict(spec)) for spec in each]
     if not isinstance(specs, Mapping):
-        named = names_for(net, checked)
+        named = names_for(space, checked)
     else:
         named = dict(zip(map(checked_name, specs), checked, strict=True))
         if len(set(checked)) < len(checked):
@@ -571,44 +570,6 @@ def _named(
     if "full" in named:
         raise SpecError("the name 'full' is the full net's; give that spec another name")
     return {"full": space.full, **named}
-
-
-def names_for(net: Supernet, specs: Iterable[Spec]) -> dict[str, Spec]:
-    """Name specs by their share of the full net's MACs: `full`, `m50`, `m25` ...
-
-    The mean bits of the weights follow where these are in fewer than full: `m50-b4`.
-
-    Example:
-        >>> list(nestling.menu.names_for(net, [net.space.spec(fraction=0.5)]))
-        ['m46']
-    """
-    full = net.space.macs(net.space.full)
-    named: dict[str, Spec] = {}
-    for spec in dict.fromkeys(specs):
-        share = 100 * net.space.macs(spec) / full
-        base = (
-            "full" if spec == net.space.full else f"m{share:.0f}" if share >= 1 else f"m{share:.2g}"
-        )
-        bits = _mean_bits(net, spec)
-        base += f"-b{bits:.2g}" if bits < FULL else ""
-        name, number = base, 1
-        while name in named:
-            number += 1
-            name = f"{base}-{number}"
-        named[name] = spec
-    return named
-
-
-def _mean_bits(net: Supernet, spec: Spec) -> float:
-    """Return the mean bits of the weights that can be in few; `FULL` where none can."""
-    space, total, bits = net.space, 0, 0
-    present = space.present(spec)
-    for coding in space.codings:
-        layout = present.get(coding.parameter("weight"))
-        if layout is not None:
-            size = math.prod(layout.shape(spec))
-            total, bits = total + size, bits + size * coding.weight_bits(spec)
-    return bits / total if total else FULL
 
 
 def _first(batches: Iterable[Any] | None, count: int) -> list[Any]:

@@ -26,8 +26,9 @@ from nestling.bits import Bits
 from nestling.coding import coded_layers
 from nestling.compilation import Compilation
 from nestling.costs.latency import Latency
+from nestling.entry import names_for
 from nestling.errors import FileError, ModelError, SpecError, UncalibratedWarning
-from nestling.menu import menu_of, names_for
+from nestling.menu import menu_of
 from nestling.narrowing import narrow
 from nestling.offers import settle_offers
 from nestling.planes import codes_of, planes_of
@@ -405,7 +406,7 @@ def test_bytes_are_those_of_the_packed_integers():
 def test_a_menu_names_bits_and_offers_them_for_their_size():
     net = net_of()
     specs = [net.space.spec({"conv2.bits": 4}), net.space.spec({"conv1": 8, "conv2.bits": 2})]
-    assert list(names_for(net, specs)) == ["m100-b4", "m50-b2"]
+    assert list(names_for(net.space, specs)) == ["m100-b4", "m50-b2"]
     data = [(images(8), torch.zeros(8, dtype=torch.long))]
     menu = nestling.make_menu(net, specs, data, calibrate=[images(8)])
     assert [entry.name for entry in menu] == ["full", "m100-b4", "m50-b2"]

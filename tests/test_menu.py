@@ -8,8 +8,7 @@ import torch
 import nestling
 from nestling import BudgetError, DataError, ModelError, SpecError
 from nestling.costs.latency import Latency, Ratio
-from nestling.entry import Entry, is_as_good, noise
-from nestling.menu import names_for
+from nestling.entry import Entry, is_as_good, names_for, noise
 from nestling.narrowing import Comparison, Narrowing
 from nestling.offers import settle_offers
 from nestling.upkeep import Upkeep
@@ -28,12 +27,12 @@ def made(small, net, specs, **options):
 
 def test_names_follow_the_share_of_macs(net):
     full = net.space.macs(net.space.full)
-    named = names_for(net, [*net.space.uniform, net.space.full])
+    named = names_for(net.space, [*net.space.uniform, net.space.full])
     assert list(named.values()) == list(net.space.uniform)
     for name, spec in named.items():
         share = 100 * net.space.macs(spec) / full
         assert name == "full" if spec == net.space.full else name.startswith(f"m{share:.0f}")
-    twice = names_for(net, [net.space.full] * 2)
+    twice = names_for(net.space, [net.space.full] * 2)
     assert list(twice) == ["full"]
 
 

@@ -42,6 +42,7 @@ from nestling import container
 from nestling.binding import binding
 from nestling.checkpoint import differing
 from nestling.data.dataset import split_by_class
+from nestling.entry import names_for
 from nestling.errors import FileError, ModelError
 from nestling.interruption import Interrupted
 from nestling.menu import CALIBRATION
@@ -384,7 +385,7 @@ def _offered(case: Case, net: nestling.Supernet, modules: Any) -> dict[str, tupl
         return dict(modules) if known else {"full": (full, None), **modules}
     least = min(net.space.macs(spec) for spec, _ in modules.values())
     specs = [spec for spec in net.space.uniform if net.space.macs(spec) >= least]
-    named = nestling.menu.names_for(net, reversed(specs))
+    named = names_for(net.space, reversed(specs))
     return {name: (spec, None) for name, spec in named.items()}
 
 

@@ -18,11 +18,12 @@ import torch
 from torch import nn
 
 from nestling import rankers
+from nestling.entry import names_for
 from nestling.errors import BudgetError, SpecError
 from nestling.execution.cutoff import cutoff
 from nestling.execution.settings import EXPLORATION, Keep, Settings
 from nestling.execution.stage import Executed, execute
-from nestling.menu import CALIBRATION, names_for
+from nestling.menu import CALIBRATION
 from nestling.methods.individual import alone
 from nestling.optimizers import default_optimizer
 from nestling.options import Checked
@@ -80,7 +81,7 @@ def channel_execution(
     offered = _offered(space, done, fractions, by_axis=scope == "axis")
     run.reorder(rankers.orders(space, done.scores))
     epochs = max(1, round(tune * run.epochs)) if tune and run.epochs else 0
-    return _modules(run, names_for(run.net, offered), done.spec, epochs)
+    return _modules(run, names_for(run.net.space, offered), done.spec, epochs)
 
 
 def _check(fractions: Sequence[float]) -> None:

@@ -11,8 +11,9 @@ from typing import Annotated
 
 from torch import nn
 
+from nestling.entry import names_for
 from nestling.errors import SpecError
-from nestling.menu import check_alone, names_for
+from nestling.menu import check_alone
 from nestling.models import initialize
 from nestling.objectives.sandwich import Loss, task_loss
 from nestling.options import Checked, one_of
@@ -48,7 +49,7 @@ def individual(
     for spec in chosen:
         check_alone(run.net, spec)
     trained: dict[str, tuple[Spec, nn.Module]] = {}
-    for number, (name, spec) in enumerate(names_for(run.net, chosen).items()):
+    for number, (name, spec) in enumerate(names_for(run.net.space, chosen).items()):
         module = pack(run.net.subnet(spec))
         if start == "fresh":
             initialize(module, seed=run.seed + number)

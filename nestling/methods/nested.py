@@ -19,10 +19,11 @@ from torch import nn
 
 from nestling import rankers
 from nestling.binding import binding
+from nestling.entry import names_for
 from nestling.errors import ModelError
 from nestling.execution.resting import Resting
 from nestling.loop import Objective
-from nestling.menu import CALIBRATION, names_for
+from nestling.menu import CALIBRATION
 from nestling.objectives.law import GO_ON, LOW, Draws, Low, check_law, draws_of
 from nestling.objectives.ordered_dropout import check_statistics, ordered_dropout
 from nestling.objectives.sandwich import Loss
@@ -118,7 +119,7 @@ def nested(
             _tell_missed(run, price(found[-1]) / price(found[0]), fractions)
     return {
         name: (spec, _subnet(run.net, spec, statistics))
-        for name, spec in names_for(run.net, found).items()
+        for name, spec in names_for(run.net.space, found).items()
     }
 
 

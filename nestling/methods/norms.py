@@ -16,8 +16,8 @@ from typing import Annotated
 from torch import nn
 
 from nestling import rankers
+from nestling.entry import names_for
 from nestling.joint import Joint, check_start, labels_share, weights_of
-from nestling.menu import names_for
 from nestling.objectives.listed import check_draw
 from nestling.objectives.sandwich import Loss
 from nestling.options import Checked, LossRule, Switch, whole
@@ -82,5 +82,5 @@ def norms(
         run.refill(given)
     specs = list(dict.fromkeys([space.full, *found.specs]))
     subnets = joint.train(run, specs)
-    named = names_for(run.net, specs)
+    named = names_for(run.net.space, specs)
     return {name: (spec, subnets[spec]) for name, spec in named.items()}

@@ -17,9 +17,9 @@ from typing import Annotated, Any
 from torch import nn
 
 from nestling import rankers
+from nestling.entry import names_for
 from nestling.errors import BudgetError
 from nestling.joint import Joint, check_start, labels_share, weights_of
-from nestling.menu import names_for
 from nestling.objectives.law import draws_of
 from nestling.objectives.listed import DRAW, check_draw
 from nestling.objectives.sandwich import Loss, in_training, lessons, task_loss
@@ -108,7 +108,7 @@ def progressive(
     found = searched(run, search, slice_, search_options or {})
     members = [run.net.space.full, *(each.spec for each in found)]
     wanted = offered(run.net.space, members, fractions)
-    named = names_for(run.net, wanted)
+    named = names_for(run.net.space, wanted)
     missed = [each for each in fractions if each < _least(run.net.space, members)]
     if missed:
         run.reporter.say(

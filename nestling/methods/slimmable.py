@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from nestling.entry import names_for
 from nestling.joint import Joint
-from nestling.menu import names_for
 from nestling.options import Switch
 from nestling.search.uniform import Fractions, ladder
 from nestling.spec import Spec
@@ -42,5 +42,5 @@ def slimmable(
     """
     specs = ladder(run.net.space, fractions)
     subnets = Joint(None, 1.0, None, summed, own_norms).train(run, specs)
-    named = names_for(run.net, specs)
+    named = names_for(run.net.space, specs)
     return {name: (spec, subnets[spec]) for name, spec in named.items()}

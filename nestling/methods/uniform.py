@@ -13,9 +13,9 @@ from typing import Annotated
 
 from torch import nn
 
+from nestling.entry import names_for
 from nestling.errors import SpecError
 from nestling.joint import labels_share
-from nestling.menu import names_for
 from nestling.objectives.sandwich import Loss, check_low, sandwich, task_loss
 from nestling.options import Checked, LossRule, Switch, whole
 from nestling.search.uniform import FRACTIONS, Fractions, ladder, width_of
@@ -63,7 +63,7 @@ def uniform(
 
     offered = _offered(run, fractions, low)
     least = low if low is not None else min(width_of(run.net.space, spec) for spec in offered)
-    named = names_for(run.net, offered)
+    named = names_for(run.net.space, offered)
     run.train_stage(objective, name="sandwich", summed=summed)
     return {name: (spec, run.net.subnet(spec)) for name, spec in named.items()}
 
