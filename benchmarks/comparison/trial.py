@@ -340,13 +340,13 @@ def stopping_after(minutes: float | None) -> Iterator[None]:
 
     before = signal.signal(signal.SIGTERM, stop)
     timer = None
-    if minutes is not None:
-        seconds = 60 * minutes
-        left = max(seconds - MARGIN, 0.8 * seconds)
-        timer = threading.Timer(left, os.kill, (os.getpid(), signal.SIGTERM))
-        timer.daemon = True
-        timer.start()
-    try:
+    try:  # from here on: the time may be up before anything else is done
+        if minutes is not None:
+            seconds = 60 * minutes
+            left = max(seconds - MARGIN, 0.8 * seconds)
+            timer = threading.Timer(left, os.kill, (os.getpid(), signal.SIGTERM))
+            timer.daemon = True
+            timer.start()
         yield
     finally:
         if timer is not None:
