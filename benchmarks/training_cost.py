@@ -56,7 +56,7 @@ def kept(of: Protocol, results: Path) -> dict[str, dict[str, Any]]:
         path = folder_of(of, results) / f"{job.name}.json"
         if path.exists():
             content = json.loads(path.read_text())
-            if content["settings"] == json.loads(json.dumps(of.settings(job.net))):
+            if content["settings"] == json.loads(json.dumps(of.settings(job))):
                 found[job.name] = content
     return found
 
@@ -96,7 +96,7 @@ def do(of: Protocol, wanted: Sequence[Job], options: argparse.Namespace) -> int:
             print(f"{job.name} failed: {error}", file=sys.stderr, flush=True)
             status = 1
             continue
-        content = {"job": job.name, "settings": of.settings(job.net), "result": result}
+        content = {"job": job.name, "settings": of.settings(job), "result": result}
         path = folder_of(of, options.results) / f"{job.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())

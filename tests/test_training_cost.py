@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import training_cost
 from execution import figures, measured, tables, trial
-from execution.protocols import PROTOCOLS, WAYS, Material, Net, Protocol, jobs
+from execution.protocols import PROTOCOLS, WAYS, Job, Material, Net, Protocol, jobs
 
 TINY = Protocol(
     *("tiny", "digits", {"two": Net("two", 0.5, step=2)}),
@@ -140,10 +140,20 @@ def made(folder, accuracies, cost=None):
     found |= {"two-cost": measured_cost} if cost else {}
     folder = folder / "tiny-digits"
     folder.mkdir(parents=True)
-    settings = json.loads(json.dumps(PROTOCOLS["tiny"].settings("two")))
+    settings = json.loads(json.dumps(PROTOCOLS["tiny"].settings(Job("two", "dense"))))
     for name, result in found.items():
         content = {"job": name, "settings": settings, "result": {"precision": "float32", **result}}
         (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_how_a_training_begins_is_a_setting_of_those_that_execute_a_part():
+    of = replace(TINY, options={"exploration": 0.3}, course={"start": 1.0})
+    found = {way: of.settings(Job(next(iter(of.nets)), way))["options"] for way in (*WAYS, "cost")}
+    whole = {"exploration": 0.3, "start": 1.0}
+    assert {way for way, options in found.items() if options == whole} == {"executed", "random"}
+    assert {way for way in found if found[way] == {"exploration": 0.3}} == {
+        "cost", "dense", "alone", "slimming"
+    }  # fmt: skip
 
 
 def test_the_page_has_the_costs_of_every_folder_and_leads_seed_by_seed(tiny, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from nestling.errors import ModelError, did_you_mean
 from nestling.spec import Spec
 from nestling.units import loose_axes
 
+EXECUTED = ("executed", "random")  # the ways that execute a part
 WAYS = ("dense", "executed", "random", "alone", "slimming")
 LEAST = 32  # pixels a side that all nets here take; smaller pictures are padded with black
 SPLIT = 0  # seed of the held-out part: the same for every net, way and seed
@@ -61,6 +62,7 @@ class Protocol:
         device: where it runs.
         precision: as `nestling.fit` has it.
         options: of channel execution, besides `keep`.
+        course: further ones of whole trainings, which say how they begin, not what a step costs.
         steps: that are timed of each way.
     """
 
@@ -77,11 +79,13 @@ class Protocol:
     device: str = "cpu"
     precision: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
+    course: Mapping[str, Any] = field(default_factory=dict)
     steps: int = 20
 
-    def settings(self, net: str) -> dict[str, Any]:
-        """Return what results of a net must share to be compared, as JSON has it."""
-        of = self.nets[net]
+    def settings(self, job: Job) -> dict[str, Any]:
+        """Return what results of a job's kind must share to be compared, as JSON has it."""
+        of = self.nets[job.net]
+        course = self.course if job.way in EXECUTED else {}
         return {
             "data": self.data,
             "keep": of.keep,
@@ -93,7 +97,7 @@ class Protocol:
             "batch": self.batch,
             "pictures": self.pictures,
             "held_out": self.held_out,
-            "options": dict(self.options),
+            "options": {**self.options, **course},
         }
 
 
@@ -118,7 +122,8 @@ TINY = {"small": Net("resnet20", 0.5, {"width": 4}, step=1)}
 PROTOCOLS = {
     each.name: each
     for each in (
-        Protocol("short", "fashion-mnist", SHORT, 8, pictures=8_000, held_out=4_000),
+        Protocol("short", "fashion-mnist", SHORT, 8, pictures=8_000, held_out=4_000,
+                 course={"start": 1.0}),
         Protocol("full", "cifar10", FULL, 160, device="cuda"),
         Protocol("tiny", "digits", TINY, 2, batch=50, seeds=(0,), pictures=200, held_out=100,
                  steps=4),

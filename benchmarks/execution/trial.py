@@ -92,7 +92,7 @@ def train(of: Protocol, job: Job, material: Material, work: Path) -> dict[str, A
         optimizer=optimizer(of),
         precision=of.precision,
         checkpoint=state,
-        settings={"way": job.way, "of": of.settings(job.net)},
+        settings={"way": job.way, "of": of.settings(job)},
     )
     run.resume()
     every = max(1, of.epochs * run.length // POINTS)
@@ -130,7 +130,7 @@ def _dense(of: Protocol, job: Job, run: Run, curve: Curve, spec: Any) -> Any:
 
 
 def _executed(of: Protocol, job: Job, run: Run, curve: Curve, spec: Any) -> Any:
-    options = dict(of.options)
+    options = {**of.options, **of.course}
     if job.way == "random":
         options["saliency"] = "random"
     settings = Settings(keep=of.nets[job.net].keep, **options)
