@@ -86,6 +86,7 @@ BAD = {
         {"search_options": {"threshold": 2}},
         {"search_options": {"floor": {"left": 7}}},
         {"search": "greedy", "search_options": {"slack": 0}},
+        {"search": "greedy", "search_options": {"threshold": 2}},
         {"search": "greedy", "search_options": {"kinds": "depth"}},
         {"search": "evolution", "search_options": {"population": 1}},
         {"search": "uniform", "search_options": {"fractions": [0]}},

@@ -195,11 +195,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "single steps": {"search_options": {"groups": None}},
     },
     "threshold": {
-        f"the paper's search, threshold {value:g}": {
-            "search": PAPERS,
-            "search_options": {"threshold": value},
-        }
-        for value in (0.3, 0.5)
+        f"threshold {value:g}": {"search_options": {"threshold": value}}
+        for value in (0.3, 0.5, 0.8)
     },
     "distillation": {
         "distilled from the start": {"labels_first": 0.0},
@@ -222,10 +219,6 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         }
     },
     "start": {"from ranking": {"start": "ranked"}},
-    "adapting": {
-        "adapted": {"adapt_epochs": 2},
-        "adapted, from there": {"adapt_epochs": 2, "start": "ranked"},
-    },
     "norms": {"own norms": {"own_norms": True}},
     "draws": {"1 random member": {"draw": 1}, "4 random members": {"draw": 4}},
     "search": {
