@@ -38,7 +38,8 @@ def listed(
         net: the supernet.
         members: the list, specs or counts; the full net always trains, whether it is listed or not.
         draw: how many members train in a step beside the full net and the smallest, drawn without
-            putting back and evenly over the multiply-accumulates, see `chances_of`; None trains all.
+            putting back and evenly over the multiply-accumulates, see `chances_of`; None trains
+            all.
         loss: as for `sandwich`.
         distill: as for `sandwich`.
 

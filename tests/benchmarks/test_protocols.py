@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import torch
 from comparison.cases import cases
-from comparison.protocols import batches, material, optimizer, scored, supernet
+from comparison.protocols import PRETRAINED, batches, material, optimizer, scored, supernet
 from made_results import TINY
 from safetensors.torch import save_file
 
 import nestling
+from nestling import methods, rankers
 from nestling.optimizers import default_optimizer
 
 
@@ -56,6 +57,18 @@ def test_trained_weights_come_in_the_order_of_their_size(tmp_path):
     assert ours.options["rank_by"] is None
     alone = [case for case in cases(of) if case.method == "individual"]
     assert all(case.options == {"start": "given"} for case in alone)
+
+
+def test_every_case_of_trained_weights_has_options_that_its_method_takes():
+    """A ranker that trains has epochs to train for, and one that is none has no options."""
+    every = cases(replace(PRETRAINED, seeds=(0,)))
+    for case in every:
+        methods.check_options(case.method, methods.find(case.method), case.options)
+        by = case.options.get("rank_by", "noise")
+        if case.method == "progressive" and by is not None:
+            trains = "epochs" in rankers.options(rankers.find(by))
+            assert ("rank_epochs" in case.options) != trains, case.label
+    assert {"progressive, lasso", "progressive, plain steps"} < {case.label for case in every}
 
 
 def test_pictures_are_normalised_as_trained_weights_know_them(given):
