@@ -71,6 +71,16 @@ def test_fine_tuning_in_the_search_goes_on_too(story, tmp_path):
     assert [path.name for path in tmp_path.glob("*tuned*")] == []
 
 
+def test_adapting_goes_on_where_it_stopped(story, snapshots, tmp_path):
+    options = {"rank_by": "l1", "rank_epochs": 0, "start": "ranked", "epochs": 1, **QUICK}
+    fit = story("progressive", adapt_epochs=1, **options)
+    fit.goes_on_everywhere(tmp_path, lambda losses, scores: [(5, 0), (0, scores - 1)])
+    snapshots.clear()
+    fit()
+    before, after = (snapshots[stage]["conv1.weight"] for stage in ("adapting", "joint"))
+    assert not torch.equal(before, after)
+
+
 def test_given_restarts_from_the_given_weights_in_the_ranked_order(story, snapshots, small):
     fit = story("progressive", **QUICK)
     images = small.pictures(8)[0]
