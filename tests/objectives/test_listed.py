@@ -59,12 +59,13 @@ def test_members_are_drawn_evenly_over_the_cost(net):
     assert times[listing[-1]] == 0
 
 
-def test_members_of_equal_cost_are_all_drawn(net):
+def test_members_of_equal_cost_can_all_be_drawn(net):
     spec = net.space.spec({"conv1": 4, "conv2": 4})
     listing = [spec] * 3 + members(net)[:1]
     chances = chances_of(net.space, listing)
-    seen = {each for _ in range(50) for each in drawn(listing, chances, 1)}
-    assert spec in seen
+    assert len(chances) == 3
+    assert chances.min() > 0  # the middle one stands no way off its neighbours
+    assert drawn(listing, chances, 3) == listing
 
 
 def test_none_draws_all_and_the_full_net_once(net):
