@@ -63,7 +63,8 @@ def progressive(
         rank_options: of the ranker, such as `{"direction": "ascending"}` of "noise".
         search: name of the search: "greedy", which takes away what costs the least accuracy for the
             multiply-accumulates that it saves; "progressive", the paper's, which asks for the
-            accuracy alone; "evolution" or "uniform".
+            accuracy alone; "evolution" or "uniform". Bits save no multiply-accumulates; search nets
+            with bits by `nested`, whose cost can be another one.
         search_options: of the search, such as `{"groups": 4, "threshold": 0.5}`.
         held_out: batches of training data to search on; those that the run holds out by default.
         start: from which weights the list is trained: "given", those that the run began with

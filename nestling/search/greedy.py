@@ -13,7 +13,7 @@ over all kinds at once, is that of Cui et al., Fully Nested Neural Network (IJCA
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Annotated, NamedTuple
 
@@ -144,7 +144,7 @@ def check_budgets(budgets: Sequence[float]) -> None:
     Raises:
         SpecError: one is none.
     """
-    listed = isinstance(budgets, Iterable) and not isinstance(budgets, str)
+    listed = isinstance(budgets, Collection) and not isinstance(budgets, str)
     if not listed or not all(
         isinstance(each, Real) and not isinstance(each, bool) and each > 0 for each in budgets
     ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Real
 
 from nestling.axis import BITS, Axis
@@ -104,7 +104,7 @@ def check_shares(name: str, shares: Sequence[float]) -> None:
     Raises:
         SpecError: one is not above 0 and at most 1.
     """
-    if isinstance(shares, str) or not isinstance(shares, Iterable):
+    if isinstance(shares, str) or not isinstance(shares, Collection):
         raise SpecError(f"{name} lists shares, such as (0.5, 0.25), not {shares!r}")
     for share in shares:
         number = isinstance(share, int | float) and not isinstance(share, bool)
