@@ -31,7 +31,7 @@ import torch
 from comparison import documents, latencies, pictures, results, steps, tables, trial
 from comparison.cases import cases, chosen, parse_part
 from comparison.figures import Comparison, summary
-from comparison.protocols import NETS, PROTOCOLS, Protocol, material, protocol
+from comparison.protocols import NETS, PROTOCOLS, Protocol, check_weights, material, protocol
 from comparison.work import UNFINISHED, listed, share_compiled, train
 
 from nestling.errors import ModelError, NestlingError
@@ -122,13 +122,11 @@ def settings(options: argparse.Namespace) -> Protocol:
     if options.seeds:
         changes["seeds"] = tuple(options.seeds)
     found = protocol(options.protocol, options.net, **changes)
-    if found.weights is None:
+    if found.weights is None or options.list:
         return found
-    if options.weights is None and not options.list:
-        raise ModelError(
-            f"--protocol {found.name} begins with {found.weights}; give its folder with --weights"
-        )
-    return replace(found, weights=str((options.weights or Path()) / found.weights))
+    found = replace(found, weights=str((options.weights or Path()) / found.weights))
+    check_weights(found, options.net)
+    return found
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -78,7 +78,10 @@ def settings(part: Part, options: argparse.Namespace) -> Protocol:
     # Every step draws another subnet, so that nothing that is compiled would be used again.
     changes["compiled"] = False
     changes["seeds"] = tuple(options.seeds) if options.seeds else None
-    return protocol_of(part, options.protocol, **changes)
+    found = protocol_of(part, options.protocol, **changes)
+    if found.weights is not None:
+        raise ModelError(f"--protocol {found.name} is of accuracy.py alone; give short or full")
+    return found
 
 
 def work(options: argparse.Namespace) -> int:

@@ -98,6 +98,8 @@ class Stored(nn.Module):
         groups = ones.shape[0]
         if groups == 1:
             sums = values.sum(dim, keepdim=True)
+        elif groups == values.shape[dim]:
+            sums = values
         else:  # a sum for each group of channels
             parts = torch.split(values, values.shape[dim] // groups, dim)
             sums = torch.cat([part.sum(dim, keepdim=True) for part in parts], dim)

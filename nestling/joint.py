@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nestling.binding import binding
 from nestling.errors import ModelError
-from nestling.objectives.listed import DRAW, check_draw, drawn, largest_first
+from nestling.objectives.listed import DRAW, chances_of, check_draw, drawn, largest_first
 from nestling.objectives.sandwich import Loss, in_training, lessons, task_loss
 from nestling.ownership import own_norms, take
 from nestling.spec import Spec
@@ -67,7 +67,7 @@ class Joint:
         """
         net, share = run.net, self.share(run)
         others = largest_first(net.space, members)
-        specs = [net.space.full, *others]
+        specs, chances = [net.space.full, *others], chances_of(net.space, others)
         # Of their own, not the pool's: these are more than it holds, and drawn again and again.
         made = {spec: net.subnet(spec) for spec in specs}
         owned = [own_norms(subnet) for subnet in made.values()] if self.own_norms else []
@@ -76,7 +76,7 @@ class Joint:
         def objective(_: object) -> Iterator[tuple[nn.Module, Loss]]:
             early = run.done < share
             loss, distill = (run.loss or task_loss, None) if early else (run.loss, self.distill)
-            chosen = [net.space.full, *drawn(net.space, others, self.draw)]
+            chosen = [net.space.full, *drawn(others, chances, self.draw)]
             return lessons((in_training(made[spec]) for spec in chosen), loss, distill)
 
         run.train_stage(

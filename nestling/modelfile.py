@@ -291,7 +291,7 @@ def _read_some(path: Path, only: Sequence[str]) -> tuple[dict[str, Any], dict[st
         FileError: as `read`.
         SpecError: there is no entry of a name, or none is named.
     """
-    header = container.read_header(path)
+    whole = header = container.read_header(path)
     _check_format(header, path)
     with guarded(path):
         known = [_entry_name(row["name"]) for row in items(header["menu"])]
@@ -309,7 +309,9 @@ def _read_some(path: Path, only: Sequence[str]) -> tuple[dict[str, Any], dict[st
         if "digests" in header:
             told = mapping(header["digests"])
             digests = {part: text(told[part]) for part in map(_part_of, kept)}
-        _, tensors = container.read(path, _part_of, digests)
+        again, tensors = container.read(path, _part_of, digests)
+        if again != whole:
+            raise ValueError("another file took its place while it was read")
         return header, {key: tensors[key] for key in kept}
 
 

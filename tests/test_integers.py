@@ -102,6 +102,20 @@ def test_it_holds_a_quarter_of_the_bytes(net):
     assert codes * 4 == floats
 
 
+def test_depthwise_inputs_of_8_bits_are_sums_already():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = (nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1))
+        net = nestling.Supernet(nn.Sequential(*layers), images(), bits=Bits((8,), inputs=(8,)))
+    subnet = net.subnet({"1.bits": 8, "1.input_bits": 8}).eval()
+    packed = nestling.pack(subnet, integers=True)
+    with torch.no_grad():
+        torch.testing.assert_close(packed(images()), subnet(images()), rtol=1e-4, atol=1e-5)
+    code = torch.export.export(packed, (images(),)).graph
+    assert "weight_half" in packed[1]._buffers
+    assert not any("split" in str(node.target) for node in code.nodes)
+
+
 @pytest.mark.filterwarnings("ignore")  # of torch's own exporter, about its own code
 def test_a_runtime_computes_it_with_integers(tmp_path):
     onnx = pytest.importorskip("onnx")

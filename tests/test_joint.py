@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from nestling import ModelError, SpecError
 from nestling.binding import binding
 from nestling.joint import Joint, check_start, weights_of
+from nestling.spec import Space
 from nestling.training import Run
 from nestling.weights import cloned, tensors_of
 
@@ -99,6 +100,19 @@ def test_the_order_and_repeats_of_the_list_change_nothing(small):
         Joint(draw=1).train(run, change(members(run.net)))
         weights.append(cloned(tensors_of(run.net.model)))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_costs_are_counted_once_not_in_every_step(small, monkeypatch):
+    run = run_of(small)
+    counted, macs = [], Space.macs
+    monkeypatch.setattr(
+        Space, "macs", lambda space, spec: counted.append(spec) or macs(space, spec)
+    )
+    monkeypatch.setattr(
+        run, "train_stage", lambda objective, **_: counted.clear() or list(objective(0))
+    )
+    Joint(draw=1).train(run, members(run.net))
+    assert counted == []
 
 
 def test_data_and_epochs_of_its_own(small):

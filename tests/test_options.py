@@ -65,7 +65,13 @@ class Untouched:
 
 
 BAD = {
-    "uniform": [{"fractions": (2,)}, {"low": 3}, {"random": 1.5}, {"labels_first": -1}],
+    "uniform": [
+        {"fractions": (2,)},
+        {"low": 3},
+        {"random": 1.5},
+        {"labels_first": -1},
+        {"fractions": iter([0.5])},
+    ],
     "slimmable": [{"fractions": ()}, {"own_norms": 1}],
     "individual": [{"fractions": (1.0, "half")}, {"specs": []}, {"start": "ranked"}],
     "norms": [{"strength": (1,)}, {"clip": 0}, {"start": "trained"}, {"draw": -1}],
@@ -86,6 +92,8 @@ BAD = {
         {"search_options": {"threshold": 2}},
         {"search_options": {"floor": {"left": 7}}},
         {"search": "greedy", "search_options": {"slack": 0}},
+        {"search": "greedy", "search_options": {"threshold": 2}},
+        {"search": "greedy", "search_options": {"targets": iter([0.5])}},
         {"search": "greedy", "search_options": {"kinds": "depth"}},
         {"search": "evolution", "search_options": {"population": 1}},
         {"search": "uniform", "search_options": {"fractions": [0]}},
@@ -104,6 +112,7 @@ BAD = {
         {"statistics": "other"},
         {"cost": "flops"},
         {"budgets": (-1,)},
+        {"budgets": iter([1e6])},
         {"search_options": {"kinds": ["depth"]}},
         {"search_options": {"look": 0}},
     ],
@@ -123,7 +132,10 @@ BAD = {
 CASES = [(method, bad) for method, cases in BAD.items() for bad in cases]
 
 
-@pytest.mark.parametrize(("method", "bad"), CASES, ids=str)
+# Names alone: what values look like may hold an address, another one in every process that tests.
+@pytest.mark.parametrize(
+    ("method", "bad"), CASES, ids=[f"{method}-{'-'.join(bad)}" for method, bad in CASES]
+)
 def test_a_bad_value_is_told_before_a_batch_is_read(small, method, bad):
     net = small.supernet()
     with pytest.raises(NestlingError):

@@ -114,6 +114,22 @@ def test_it_saves_and_runs_as_any_menu(file, tmp_path):
     assert torch.equal(model(images(), subnet="b2"), alone.module("b2")(images()))
 
 
+def test_a_file_that_is_replaced_between_header_and_tensors_is_refused(file, tmp_path, monkeypatch):
+    path = load(file).save(tmp_path / "served.nest")
+    header, tensors = container.read(path)
+    others = {name: tensor + 1 for name, tensor in tensors.items()}
+    read_header = container.read_header
+
+    def replaced(path):
+        found = read_header(path)
+        container.write(path, {**header, "id": "f" * len(header["id"])}, others)
+        return found
+
+    monkeypatch.setattr(container, "read_header", replaced)
+    with pytest.raises(FileError, match="another file took its place"):
+        load(path, only=["b3"])
+
+
 @pytest.mark.parametrize(
     ("only", "why"), [(["b9"], "no entry 'b9'"), ([], "at least one"), ([7], "no entry 7")]
 )

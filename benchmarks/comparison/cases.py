@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from comparison.protocols import BUDGETS, Protocol
+from nestling import rankers
 from nestling.errors import FileError, ModelError, did_you_mean
 
 OURS, BASELINE, PLAIN = "progressive", "uniform", "plain"
@@ -141,16 +142,25 @@ def _main(of: Protocol, seed: int) -> list[Case]:
 
 def _searched(of: Protocol, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the options of "progressive", with changes."""
-    found = {"fractions": list(DENSE), "search": "greedy", **_begun(of), **(changes or {})}
+    given = changes or {}
+    found = {"fractions": list(DENSE), "search": "greedy", **_begun(of, given), **given}
     if found["search"] == PAPERS:
         groups = {"groups": GROUPS.get(of.name, GROUPS["full"])}
         found["search_options"] = {**groups, **found.get("search_options", {})}
     return found
 
 
-def _begun(of: Protocol) -> dict[str, Any]:
-    """Return the options of "progressive" for trained weights, whose units are in order already."""
-    return {"rank_by": None, "rank_epochs": 0} if of.weights is not None else {}
+def _begun(of: Protocol, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of "progressive" for trained weights, whose units are in order already.
+
+    A ranker that a change names ranks all the same; the usual one does where its options change.
+    """
+    if of.weights is None:
+        return {}
+    by = changes.get("rank_by", "noise" if "rank_options" in changes else None)
+    if by is None:
+        return {"rank_by": None, "rank_epochs": 0}
+    return {} if "epochs" in rankers.options(rankers.find(by)) else {"rank_epochs": 0}
 
 
 def _by_itself(of: Protocol) -> dict[str, Any]:
@@ -195,11 +205,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "single steps": {"search_options": {"groups": None}},
     },
     "threshold": {
-        f"the paper's search, threshold {value:g}": {
-            "search": PAPERS,
-            "search_options": {"threshold": value},
-        }
-        for value in (0.3, 0.5)
+        f"threshold {value:g}": {"search_options": {"threshold": value}}
+        for value in (0.3, 0.5, 0.8)
     },
     "distillation": {
         "distilled from the start": {"labels_first": 0.0},
@@ -222,10 +229,6 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         }
     },
     "start": {"from ranking": {"start": "ranked"}},
-    "adapting": {
-        "adapted": {"adapt_epochs": 2},
-        "adapted, from there": {"adapt_epochs": 2, "start": "ranked"},
-    },
     "norms": {"own norms": {"own_norms": True}},
     "draws": {"1 random member": {"draw": 1}, "4 random members": {"draw": 4}},
     "search": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from torch import nn
 import nestling
 from nestling.data import Dataset, Part
 from nestling.data.dataset import split_by_class
-from nestling.errors import ModelError, did_you_mean
+from nestling.errors import FileError, ModelError, did_you_mean
 from nestling.optimizers import default_optimizer
 from nestling.training import Run
 
@@ -91,6 +92,7 @@ class Protocol:
         arguments: further ones of the net's builder.
         weights: file of trained weights that every method begins with, and every net alone; its
             name is kept, so a folder of one's own is no difference.
+        digest: SHA-256 of that file.
         normal: mean and deviation of the channels that these weights know; those of the data set by
             default.
     """
@@ -113,6 +115,7 @@ class Protocol:
     latency_batch: int = 1
     arguments: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
+    digest: str | None = None
     normal: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     @property
@@ -124,7 +127,7 @@ class Protocol:
         """Return what results must share to be compared, as JSON has it."""
         found = asdict(self)
         del found["seeds"]
-        for name in ("weights", "normal"):  # not known to results that are older
+        for name in ("weights", "digest", "normal"):  # not known to results that are older
             if found[name] is None:
                 del found[name]
         if self.weights is not None:
@@ -134,7 +137,7 @@ class Protocol:
     @classmethod
     def of(cls, settings: Mapping[str, Any], seeds: Iterable[int] = ()) -> Protocol:
         """Return the protocol that gave these settings, for nets whose weights do not matter."""
-        known = {each.name for each in fields(cls)} - {"weights"}
+        known = {each.name for each in fields(cls)} - {"weights", "digest"}
         given = {name: value for name, value in settings.items() if name in known}
         return cls(**{**given, "shares": tuple(given["shares"]), "seeds": tuple(seeds)})
 
@@ -169,9 +172,39 @@ PRETRAINED = replace(  # He's net with the weights of a public repository; see `
     lr=0.02,
     arguments={"shortcut": "zero_pad"},
     weights="cifar10_resnet20.safetensors",
+    digest="02926273efb1deadb6dc654c7087baea932ef2026d9f854680d6858146d85838",
     normal=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 )
 PROTOCOLS = {each.name: each for each in (SHORT, FULL, PRETRAINED)}
+
+
+def check_weights(of: Protocol, asked: str) -> None:
+    """Check that a protocol's weights are there, and are those that it names.
+
+    Args:
+        of: the protocol, with the path of its weights.
+        asked: the net that was asked for.
+
+    Raises:
+        ModelError: they are of another net.
+        FileError: there is no such file, or it is another one.
+    """
+    if of.weights is None:
+        return
+    path = Path(of.weights)
+    if asked != PRETRAINED.net:
+        raise ModelError(
+            f"the weights of --protocol {of.name} are those of {PRETRAINED.net}, not of {asked}; "
+            "give another protocol, or no --net"
+        )
+    if not path.is_file():
+        raise FileError(f"there is no {path}; give the folder of {path.name} with --weights")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if of.digest is not None and found != of.digest:
+        raise FileError(
+            f"{path} is another file than the protocol's: its SHA-256 is {found[:12]}..., not "
+            f"{of.digest[:12]}...; results of other weights are kept apart by another protocol"
+        )
 
 
 def protocol(name: str, net: str = "resnet20", **changes: Any) -> Protocol:

@@ -42,7 +42,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(
         epilog=examples(
             "nestling search runs/first",
-            "nestling search runs/first --by greedy --cost latency --target 0.5 --target 0.25",
+            "nestling search runs/first --cost latency --target 0.5 --target 0.25",
             "nestling search runs/first --threshold 0.5 --resume",
             "nestling search runs/first --by evolution --trials 500",
         )
@@ -55,8 +55,8 @@ def search(
         Path, typer.Argument(metavar="RUN", help="Folder of a finished run, or its .nest file.")
     ],
     by: Annotated[
-        str, typer.Option(help="Search: progressive, greedy, evolution or uniform.")
-    ] = "progressive",
+        str, typer.Option(help="Search: greedy, progressive, evolution or uniform.")
+    ] = "greedy",
     cost: Annotated[str, typer.Option(help=f"What to save: {', '.join(costs())}.")] = "macs",
     groups: Annotated[
         int | None, typer.Option(min=1, help="Equal parts of an axis; one goes at a time.")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from nestling import governor
-from nestling.engine import figures
+from nestling.engine import collector, figures
 from nestling.engine.collation import Collation
 from nestling.engine.dispatcher import Dispatcher, Steer, steered
 from nestling.engine.filling import Filling
@@ -112,6 +112,7 @@ class Engine:
         self._ready = threading.Condition()
         self._closed, self._over = threading.Event(), threading.Event()
         self._process = os.getpid()
+        collector.hold()
         self._worker = self._hired()
         self._watch = threading.Thread(target=self._watched, name="nestling-watch", daemon=True)
         self._watch.start()
@@ -263,6 +264,8 @@ class Engine:
         if os.getpid() != self._process:
             return
         with self._ready:
+            if not self._closed.is_set():
+                collector.release()
             self._closed.set()
             left = [] if drain else self._desk.empty()
             self._ready.notify_all()

@@ -5,8 +5,7 @@ is missed least and records the nets on the way; these are then trained as one l
 them are offered.
 
 Source: Yang, He, Cao and Fan, A Progressive Sub-Network Searching Framework for Dynamic Inference
-(arXiv 2009.05681); to search a net whose narrow subnets were trained: Yu and Huang, AutoSlim (arXiv
-1903.11728).
+(arXiv 2009.05681).
 """
 
 from __future__ import annotations
@@ -20,9 +19,8 @@ from nestling import rankers
 from nestling.entry import names_for
 from nestling.errors import BudgetError
 from nestling.joint import Joint, check_start, labels_share, weights_of
-from nestling.objectives.law import draws_of
 from nestling.objectives.listed import DRAW, check_draw
-from nestling.objectives.sandwich import Loss, in_training, lessons, task_loss
+from nestling.objectives.sandwich import Loss, in_training, task_loss
 from nestling.options import Checked, DataRule, EpochsRule, LossRule, Switch, whole
 from nestling.search import check_given as check_search
 from nestling.search.stage import check_begins, held_out_of, searched
@@ -30,8 +28,6 @@ from nestling.search.uniform import FRACTIONS, Fractions
 from nestling.spec import Space, Spec
 from nestling.supernet import Supernet, rearranged
 from nestling.training import Run
-
-ADAPT_GROUPS = 8  # of an axis: few different shapes, for which the processor's library prepares
 
 
 def progressive(
@@ -41,7 +37,6 @@ def progressive(
     rank_by: Annotated[str | None, Checked(rankers.check_given, ("rank_options",))] = "noise",
     rank_epochs: Annotated[int | None, whole(0, none=True)] = None,
     rank_options: Mapping[str, Any] | None = None,
-    adapt_epochs: Annotated[int, whole(0)] = 0,
     search: Annotated[str, Checked(check_search, ("search_options",))] = "greedy",
     search_options: Mapping[str, Any] | None = None,
     held_out: Annotated[Iterable[Any] | None, DataRule] = None,
@@ -66,14 +61,11 @@ def progressive(
             their scores; the run's by default. 0 where the given weights are trained already, for
             rankers that do not train themselves.
         rank_options: of the ranker, such as `{"direction": "ascending"}` of "noise".
-        adapt_epochs: of training between ranking and search, in which random non-uniform subnets
-            learn beside the full net. A net that has only ever run whole fails without any large
-            part, so that a search cannot tell good small subnets from bad ones. The paper has 0.
         search: name of the search: "greedy", which takes away what costs the least accuracy for the
             multiply-accumulates that it saves; "progressive", the paper's, which asks for the
-            accuracy alone; "evolution" or "uniform".
-        search_options: of the search, such as `{"groups": 4}` of "greedy", or `{"threshold": 0.5}`
-            of "progressive".
+            accuracy alone; "evolution" or "uniform". Bits save no multiply-accumulates; search nets
+            with bits by `nested`, whose cost can be another one.
+        search_options: of the search, such as `{"groups": 4, "threshold": 0.5}`.
         held_out: batches of training data to search on; those that the run holds out by default.
         start: from which weights the list is trained: "given", those that the run began with
             (random, or pretrained), as the paper does from scratch; or "ranked", those that the
@@ -103,8 +95,6 @@ def progressive(
     orders = _ranked(run, rank_by, rank_epochs, rank_options or {})
     given = rearranged(run.net.space, given, orders)
     run.reorder(orders)
-    if adapt_epochs:
-        _adapt(run, adapt_epochs, joint.draw)
     found = searched(run, search, slice_, search_options or {})
     members = [run.net.space.full, *(each.spec for each in found)]
     wanted = offered(run.net.space, members, fractions)
@@ -119,18 +109,6 @@ def progressive(
         run.refill(given)
     subnets = joint.train(run, _not_below(run.net.space, members, wanted))
     return {name: (spec, subnets[spec]) for name, spec in named.items()}
-
-
-def _adapt(run: Run, epochs: int, draw: int | None) -> None:
-    """Train the full net and random subnets of it, as many a step as the joint training has."""
-    draws = draws_of(run.net.space, groups=ADAPT_GROUPS)
-    others = 1 + (DRAW if draw is None else draw)
-
-    def objective(net: Supernet) -> Iterator[tuple[nn.Module, Loss]]:
-        specs = [net.space.full, *(draws.spec(net.space) for _ in range(others))]
-        return lessons((in_training(net.pooled(s)) for s in specs), run.loss or task_loss)
-
-    run.train_stage(objective, name="adapting", epochs=epochs, summed=False)
 
 
 def offered(space: Space, members: Sequence[Spec], fractions: Sequence[float]) -> list[Spec]:

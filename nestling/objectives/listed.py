@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nestling.errors import SpecError
 from nestling.objectives.sandwich import Loss, in_training, lessons
@@ -38,7 +38,8 @@ def listed(
         net: the supernet.
         members: the list, specs or counts; the full net always trains, whether it is listed or not.
         draw: how many members train in a step beside the full net and the smallest, drawn without
-            putting back and evenly over the multiply-accumulates, see `drawn`; None trains all.
+            putting back and evenly over the multiply-accumulates, see `chances_of`; None trains
+            all.
         loss: as for `sandwich`.
         distill: as for `sandwich`.
 
@@ -52,7 +53,8 @@ def listed(
     """
     check_supernet(net, "listed")
     check_draw(draw)
-    specs = [net.space.full, *drawn(net.space, largest_first(net.space, members), draw)]
+    others = largest_first(net.space, members)
+    specs = [net.space.full, *drawn(others, chances_of(net.space, others), draw)]
     yield from lessons((in_training(net.pooled(spec)) for spec in specs), loss, distill)
 
 
@@ -69,8 +71,8 @@ def largest_first(space: Space, members: Sequence[Mapping[str, int]]) -> list[Sp
     return sorted(distinct, key=space.macs, reverse=True)
 
 
-def drawn(space: Space, others: Sequence[Spec], draw: int | None) -> list[Spec]:
-    """Return those that train in a step: some at random, in their order, and the last.
+def chances_of(space: Space, others: Sequence[Spec]) -> Tensor:
+    """Return how likely each member is to train in a step; the last one always does.
 
     A member is as likely as it stands alone: its chance goes with the distance between its
     neighbours in multiply-accumulates. A search may list twenty nets below half of the full one's
@@ -79,16 +81,25 @@ def drawn(space: Space, others: Sequence[Spec], draw: int | None) -> list[Spec]:
     Args:
         space: of the specs.
         others: from `largest_first`.
+    """
+    costs = [space.macs(spec) for spec in (space.full, *others)]
+    cells = [float(above - below) for above, below in zip(costs, costs[2:], strict=False)]
+    # Specs may cost the same; these stay possible.
+    return torch.tensor(cells, dtype=torch.float64).clamp_min(1.0)
+
+
+def drawn(others: Sequence[Spec], chances: Tensor, draw: int | None) -> list[Spec]:
+    """Return those that train in a step: some at random, in their order, and the last.
+
+    Args:
+        others: from `largest_first`.
+        chances: from `chances_of`, which takes longer than a draw: once for all steps.
         draw: as for `listed`.
     """
     if draw is None or len(others) < 2 + draw:
         return list(others)
     if draw == 0:
         return [others[-1]]
-    costs = [space.macs(spec) for spec in (space.full, *others)]
-    cells = [float(above - below) for above, below in zip(costs, costs[2:], strict=False)]
-    # Specs may cost the same; these stay possible.
-    chances = torch.tensor(cells, dtype=torch.float64).clamp_min(1.0)
     places = sorted(torch.multinomial(chances, draw).tolist())
     return [*(others[place] for place in places), others[-1]]
 

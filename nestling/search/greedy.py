@@ -13,18 +13,20 @@ over all kinds at once, is that of Cui et al., Fully Nested Neural Network (IJCA
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Annotated, NamedTuple
 
 from nestling.errors import BudgetError, SpecError
 from nestling.options import Checked, KindsRule, Switch
-from nestling.search.request import Choice, Cost, Found, Pick, Progress, Score, Search, Worth
+from nestling.search.request import Choice, Cost, Found, Pick, Progress, Score, Search, Tune, Worth
 from nestling.search.steps import (
+    EPOCHS,
     FLOOR,
     Floor,
     check_shares,
     check_steps,
+    check_tuning,
     lowered,
     number_of,
     stairs,
@@ -46,6 +48,8 @@ def greedy(
     reachable: Switch = False,
     slack: float = SLACK,
     look: int | None = None,
+    threshold: Annotated[float | None, Checked(check_tuning, ("epochs",))] = None,
+    epochs: int = EPOCHS,
 ) -> Search:
     """Search a chain of nested subnets, largest first, each the best bargain from the one before.
 
@@ -69,6 +73,10 @@ def greedy(
             last looked at, and the one that was looked at longest ago. The others would be worse
             bargains by now, as a rule (Minoux, Accelerated Greedy Algorithms, 1978), and there are
             this many evaluations a step. None looks at all axes in every step.
+        threshold: accuracy (0 to 1) below which the net is fine-tuned until it is back, as in
+            `progressive`; None never does. What a net without a further part says of that part is
+            worth little once the net hardly works.
+        epochs: longest time of one fine-tuning.
 
     Raises:
         SpecError: an option is no such number, or a kind that the net lacks.
@@ -79,6 +87,7 @@ def greedy(
         >>> found = nestling.search.conduct(search, net, score=score, cost=net.space.params)
     """
     _check(targets, budgets, slack, look)
+    check_tuning(threshold, epochs)
     steps = _steps(space, groups, floor, kinds)
     total, spec = number_of(steps), space.full
     accuracy: float = yield Score(spec)
@@ -90,6 +99,9 @@ def greedy(
         if limits and now <= min(limits):
             break
         yield Progress(len(chain) - 1, total)
+        if threshold is not None and accuracy < threshold:
+            accuracy = yield Tune(spec, threshold, epochs)
+            known.clear()  # they were those of other weights
         prices: tuple[float, ...] = yield Cost(tuple(candidates.values()))
         price = dict(zip(candidates, prices, strict=True))
         trying = _worth_trying(price, now)
@@ -132,7 +144,7 @@ def check_budgets(budgets: Sequence[float]) -> None:
     Raises:
         SpecError: one is none.
     """
-    listed = isinstance(budgets, Iterable) and not isinstance(budgets, str)
+    listed = isinstance(budgets, Collection) and not isinstance(budgets, str)
     if not listed or not all(
         isinstance(each, Real) and not isinstance(each, bool) and each > 0 for each in budgets
     ):

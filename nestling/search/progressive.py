@@ -15,14 +15,15 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated
 
-from nestling.errors import SpecError
 from nestling.options import Checked, Switch
 from nestling.search.request import Choice, Found, Pick, Progress, Score, Search, Tune
 from nestling.search.steps import (
+    EPOCHS,
     FLOOR,
     Floor,
     check_shares,
     check_steps,
+    check_tuning,
     lowered,
     number_of,
     stairs,
@@ -32,7 +33,6 @@ from nestling.spec import Space, Spec
 GROUPS = 8  # the paper has 4, 8 and single channels
 JUMP = 0.1  # a rise in accuracy from a net to the next smaller one that is due to fine-tuning
 LOOK = 0.5  # on two trained nets as good as 1.0, in 0.6 of the time; 0.33 varied more
-EPOCHS = 2  # the paper's cap on ImageNet; 50 on CIFAR
 
 
 def progressive(
@@ -115,11 +115,5 @@ def reselected(found: Sequence[Found], jump: float = JUMP) -> list[Found]:
 
 
 def _check(threshold: float | None, epochs: int, look: float) -> None:
-    number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
-    if threshold is not None and not (number and 0 < threshold <= 1):
-        raise SpecError(
-            f"threshold= is an accuracy above 0 and at most 1, or None, but it is {threshold!r}"
-        )
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise SpecError(f"epochs= is a whole number of at least 1, but it is {epochs!r}")
+    check_tuning(threshold, epochs)
     check_shares("look=", [look])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Real
 
 from nestling.axis import BITS, Axis
 from nestling.errors import SpecError, did_you_mean
 from nestling.spec import Space, Spec
 
+EPOCHS = 2  # longest fine-tuning in a search: the paper's cap on ImageNet; 50 on CIFAR
 FLOOR = 0.25  # share of its units that every axis keeps
 
 Floor = float | Mapping[str, float]
@@ -103,9 +104,24 @@ def check_shares(name: str, shares: Sequence[float]) -> None:
     Raises:
         SpecError: one is not above 0 and at most 1.
     """
-    if isinstance(shares, str) or not isinstance(shares, Iterable):
+    if isinstance(shares, str) or not isinstance(shares, Collection):
         raise SpecError(f"{name} lists shares, such as (0.5, 0.25), not {shares!r}")
     for share in shares:
         number = isinstance(share, int | float) and not isinstance(share, bool)
         if not number or not 0 < share <= 1:
             raise SpecError(f"{name} lists shares above 0 and at most 1, but one is {share!r}")
+
+
+def check_tuning(threshold: float | None, epochs: int) -> None:
+    """Check when a search fine-tunes the weights that are left, and for how long.
+
+    Raises:
+        SpecError: `threshold` is no accuracy, or `epochs` no whole number of at least 1.
+    """
+    number = isinstance(threshold, Real) and not isinstance(threshold, bool)
+    if threshold is not None and not (number and 0 < threshold <= 1):
+        raise SpecError(
+            f"threshold= is an accuracy above 0 and at most 1, or None, but it is {threshold!r}"
+        )
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise SpecError(f"epochs= is a whole number of at least 1, but it is {epochs!r}")

@@ -6,7 +6,7 @@ Networks (ICCV 2019).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Annotated, TypeAlias
 
@@ -77,7 +77,7 @@ def check_fractions(fractions: Sequence[float]) -> None:
     Raises:
         SpecError: there is none, or one is not above 0 and at most 1.
     """
-    listed = isinstance(fractions, Iterable) and not isinstance(fractions, str)
+    listed = isinstance(fractions, Collection) and not isinstance(fractions, str)
     if not listed or not list(fractions):
         raise SpecError(
             f"fractions= lists at least one share, such as (1.0, 0.5), not {fractions!r}"

@@ -1,14 +1,25 @@
 """Protocols: pictures, weights, batches and optimisers that all methods share."""
 
+import hashlib
 from dataclasses import replace
 
+import pytest
 import torch
 from comparison.cases import cases
-from comparison.protocols import batches, material, optimizer, scored, supernet
+from comparison.protocols import (
+    PRETRAINED,
+    batches,
+    check_weights,
+    material,
+    optimizer,
+    scored,
+    supernet,
+)
 from made_results import TINY
 from safetensors.torch import save_file
 
 import nestling
+from nestling import FileError, ModelError, methods, rankers
 from nestling.optimizers import default_optimizer
 
 
@@ -58,6 +69,18 @@ def test_trained_weights_come_in_the_order_of_their_size(tmp_path):
     assert all(case.options == {"start": "given"} for case in alone)
 
 
+def test_every_case_of_trained_weights_has_options_that_its_method_takes():
+    """A ranker that trains has epochs to train for, and one that is none has no options."""
+    every = cases(replace(PRETRAINED, seeds=(0,)))
+    for case in every:
+        methods.check_options(case.method, methods.find(case.method), case.options)
+        by = case.options.get("rank_by", "noise")
+        if case.method == "progressive" and by is not None:
+            trains = "epochs" in rankers.options(rankers.find(by))
+            assert ("rank_epochs" in case.options) != trains, case.label
+    assert {"progressive, lasso", "progressive, plain steps"} < {case.label for case in every}
+
+
 def test_pictures_are_normalised_as_trained_weights_know_them(given):
     mean, std = (0.3,), (0.5,)
     other = material(replace(TINY, normal=(mean, std)))
@@ -77,3 +100,18 @@ def test_optimisers_decay_what_the_default_one_decays():
         assert mine["lr"] == 0.03
         assert mine["nesterov"]
     assert ours.defaults["lr"] == 0.03
+
+
+def test_other_weights_than_the_protocols_are_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"some")
+    of = replace(TINY, weights=str(path), digest=hashlib.sha256(b"some").hexdigest())
+    check_weights(of, "resnet20")
+    check_weights(TINY, "mlp")
+    with pytest.raises(ModelError, match=r"those of resnet20, not of mlp"):
+        check_weights(of, "mlp")
+    with pytest.raises(FileError, match=r"another file .* its SHA-256"):
+        check_weights(replace(of, digest="0" * 64), "resnet20")
+    path.unlink()
+    with pytest.raises(FileError, match="--weights"):
+        check_weights(of, "resnet20")

@@ -33,7 +33,7 @@ def test_a_menu_is_found_and_saved(nestling, run):
     macs = [entry["macs"] for entry in found["menu"]]
     assert macs == sorted(macs, reverse=True)
     log = rows(run / "progressive.jsonl")
-    assert log[0]["search"] == "progressive"
+    assert log[0]["search"] == "greedy"
     assert [row["spec"] for row in log if row.get("kind") == "found"] == [
         each["spec"] for each in found["found"]
     ]
@@ -59,7 +59,9 @@ def test_other_searches_costs_and_tuning(nestling, run):
     assert len(found["found"]) == 1
     options = ("--by", "greedy", "--kind", "depth", "--cost", "bytes", "--out", run / "depth.nest")
     assert nestling("search", run, *options, "--budget", 10).failed("no subnet costs at most 10")
-    assert nestling("search", run, "--kind", "depth").failed("takes no --kind")
+    assert nestling("search", run, "--by", "progressive", "--kind", "depth").failed(
+        "takes no --kind"
+    )
     said = nestling("search", run / "model.nest", "--by", "uniform", "--target", 0.5, "--json")
     assert len(json.loads(said.out)["found"]) == 1
 
@@ -70,7 +72,7 @@ def test_a_search_that_was_stopped_goes_on(nestling, run):
     log = run / "progressive.jsonl"
     lines = log.read_text().splitlines(keepends=True)
     log.write_text("".join(lines[: len(lines) // 2]) + '{"kind":"sco')
-    assert nestling("search", run, *QUICK).failed("--resume", "progressive.jsonl")
+    assert nestling("search", run, *QUICK).failed("--resume", "greedy.jsonl")
     again = nestling("search", run, *QUICK, "--resume", "--json")
     assert json.loads(again.out) == whole
     (run / "progressive.nest").unlink()
@@ -83,7 +85,9 @@ def test_what_cannot_be_searched(nestling, run, tmp_path):
     assert nestling("search", run, "--by", "path").failed("recorded")
     assert nestling("search", run, "--cost", "mac").failed("did you mean 'macs'")
     assert nestling("search", run, "--by", "uniform", "--groups", 2).failed("takes no --groups")
-    assert nestling("search", run, "--target", 0.5).failed("takes no --target")
+    assert nestling("search", run, "--by", "progressive", "--target", 0.5).failed(
+        "takes no --target"
+    )
     assert nestling("search", run, "--floor", 2).failed("above 0 and at most 1")
     assert nestling("search", run, "--resume").failed("no search to resume")
     (run / "progressive.nest").write_text("here")

@@ -118,6 +118,15 @@ def test_options_are_checked(deep, options, message):
         conduct(progressive(deep.space, **options), deep, score=lambda spec: 0.5)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"threshold": 2}, "threshold="), ({"threshold": 0.5, "epochs": True}, "epochs=")],
+)
+def test_tuning_of_the_greedy_search_is_checked(deep, options, message):
+    with pytest.raises(SpecError, match=message):
+        conduct(greedy(deep.space, **options), deep, score=lambda spec: 0.5)
+
+
 # -- progressive ------------------------------------------------------------------------------
 
 
@@ -200,7 +209,10 @@ def test_reselection_drops_what_the_next_smaller_one_beats(tiny):
     assert reselected([found[1], found[2]]) == [found[1], found[2]]  # the full net always stays
 
 
-def test_below_the_threshold_the_net_is_tuned(deep, scores):
+@pytest.mark.parametrize(
+    "search", [partial(progressive, reselect=False), greedy], ids=["progressive", "greedy"]
+)
+def test_below_the_threshold_the_net_is_tuned(deep, scores, search):
     base, tuned, lift = scores["separable"](deep.space), [], [0.0]
 
     def tune(spec, until, epochs):
@@ -211,7 +223,7 @@ def test_below_the_threshold_the_net_is_tuned(deep, scores):
     def score(spec):
         return base(spec) + lift[0]
 
-    make = progressive(deep.space, threshold=0.85, epochs=3, reselect=False)
+    make = search(deep.space, threshold=0.85, epochs=3)
     found = conduct(make, deep, score=score, tune=tune)
     assert tuned
     places = {each.spec: number for number, each in enumerate(found)}
