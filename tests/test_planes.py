@@ -15,8 +15,10 @@ from nestling.coding import coded_layers
 from nestling.errors import FileError, SpecError
 
 _spec = importlib.util.spec_from_file_location("small_nets", Path(__file__).parent / "small.py")
-small_nets = sys.modules["small_nets"] = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(small_nets)
+small_nets = sys.modules.get("small_nets")  # one, or its nets could not be pickled
+if small_nets is None:
+    small_nets = sys.modules["small_nets"] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(small_nets)
 ConvNet, seeded, supernet = small_nets.ConvNet, small_nets.seeded, small_nets.supernet
 
 

@@ -26,20 +26,20 @@ def test_a_menu_is_found_and_saved(nestling, run):
     said = nestling("search", run, *QUICK, "--json")
     assert said.code == 0, said
     found = json.loads(said.out)
-    assert found["model"] == str(run / "progressive.nest")
+    assert found["model"] == str(run / "greedy.nest")
     assert len(found["found"]) > 3
     assert 2 <= len(found["menu"]) <= 9
     assert found["menu"][0]["name"] == "full"
     macs = [entry["macs"] for entry in found["menu"]]
     assert macs == sorted(macs, reverse=True)
-    log = rows(run / "progressive.jsonl")
+    log = rows(run / "greedy.jsonl")
     assert log[0]["search"] == "greedy"
     assert [row["spec"] for row in log if row.get("kind") == "found"] == [
         each["spec"] for each in found["found"]
     ]
     assert (run / "model.nest").read_bytes() == before
     assert "evaluations; front:" in said.err
-    info = nestling("info", run / "progressive.nest", "--json")
+    info = nestling("info", run / "greedy.nest", "--json")
     assert len(json.loads(info.out)["menu"]) == len(found["menu"])
 
 
@@ -68,14 +68,14 @@ def test_other_searches_costs_and_tuning(nestling, run):
 
 def test_a_search_that_was_stopped_goes_on(nestling, run):
     whole = json.loads(nestling("search", run, *QUICK, "--json").out)
-    (run / "progressive.nest").unlink()
-    log = run / "progressive.jsonl"
+    (run / "greedy.nest").unlink()
+    log = run / "greedy.jsonl"
     lines = log.read_text().splitlines(keepends=True)
     log.write_text("".join(lines[: len(lines) // 2]) + '{"kind":"sco')
     assert nestling("search", run, *QUICK).failed("--resume", "greedy.jsonl")
     again = nestling("search", run, *QUICK, "--resume", "--json")
     assert json.loads(again.out) == whole
-    (run / "progressive.nest").unlink()
+    (run / "greedy.nest").unlink()
     assert nestling("search", run, "--resume", "--floor", 0.5).failed("another search", "options")
 
 
@@ -90,7 +90,7 @@ def test_what_cannot_be_searched(nestling, run, tmp_path):
     )
     assert nestling("search", run, "--floor", 2).failed("above 0 and at most 1")
     assert nestling("search", run, "--resume").failed("no search to resume")
-    (run / "progressive.nest").write_text("here")
+    (run / "greedy.nest").write_text("here")
     assert nestling("search", run).failed("never overwrites")
     (run / "config.json").unlink()
     assert nestling("search", run).failed("config.json")
