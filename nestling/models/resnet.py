@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -135,14 +135,16 @@ def _make_shortcut(kind: Shortcut, inputs: int, outputs: int, stride: int) -> nn
 
 
 def _make_stages(
-    block: type[BasicBlock] | type[Bottleneck],
+    block: type[BasicBlock] | type[Bottleneck] | type[PreActivationBlock],
     depths: Sequence[int],
     *,
     width: int,
-    shortcut: Shortcut,
-    skip: str,
+    **options: Any,
 ) -> tuple[dict[str, nn.Module], int]:
-    """Return stages of blocks by name, each half as fine and twice as wide, and their width."""
+    """Return stages of blocks by name, each half as fine and twice as wide, and their width.
+
+    Further options are the blocks' own.
+    """
     stages: dict[str, nn.Module] = {}
     channels = width
     for stage, depth in enumerate(depths):
@@ -150,7 +152,7 @@ def _make_stages(
         for i in range(depth):
             stride = 2 if stage > 0 and i == 0 else 1
             planes = width * 2**stage
-            blocks.append(block(channels, planes, stride=stride, shortcut=shortcut, skip=skip))
+            blocks.append(block(channels, planes, stride=stride, **options))
             channels = planes * block.expansion
         stages[f"layer{stage + 1}"] = blocks
     return stages, channels
@@ -311,16 +313,7 @@ def preact_resnet20(
         He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016,
         https://arxiv.org/abs/1603.05027.
     """
-    stages: dict[str, nn.Module] = {}
-    channels = width
-    for stage in range(3):
-        planes = width * 2**stage
-        blocks = nn.Sequential()
-        for number in range(3):
-            stride = 2 if stage > 0 and number == 0 else 1
-            blocks.append(PreActivationBlock(channels, planes, stride=stride))
-            channels = planes
-        stages[f"layer{stage + 1}"] = blocks
+    stages, channels = _make_stages(PreActivationBlock, (3, 3, 3), width=width)
     return chain(
         conv1=conv(in_channels, width, kernel=3),
         **stages,
