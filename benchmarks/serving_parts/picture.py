@@ -77,9 +77,9 @@ def _draw_subnets(axes: Any, times: Sequence[float], line: Mapping[str, Sequence
     for stack, shade in zip(stacks, shades, strict=True):
         stack.set_alpha(shade)
     handles, labels = axes.get_legend_handles_labels()
-    axes.legend(
-        handles[::-1], labels[::-1], frameon=True, framealpha=0.9, edgecolor=RULE, fontsize=7,
-        loc="center right",
+    axes.legend(  # above, where it hides nothing
+        handles[::-1], labels[::-1], frameon=False, fontsize=7, loc="lower right",
+        bbox_to_anchor=(1.0, 1.0), ncol=len(names), columnspacing=1.0, handlelength=1.2,
     )  # fmt: skip
     axes.set_ylim(0, 100)
 
