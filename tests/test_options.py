@@ -1,5 +1,6 @@
 """Options: what they may be is written in the signatures, and is told before anything else."""
 
+import math
 from typing import Annotated
 
 import pytest
@@ -112,6 +113,7 @@ BAD = {
         {"statistics": "other"},
         {"cost": "flops"},
         {"budgets": (-1,)},
+        {"budgets": [math.inf]},
         {"budgets": iter([1e6])},
         {"search_options": {"kinds": ["depth"]}},
         {"search_options": {"look": 0}},

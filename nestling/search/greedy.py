@@ -144,13 +144,15 @@ def check_budgets(budgets: Sequence[float]) -> None:
     Raises:
         SpecError: one is none.
     """
-    listed = isinstance(budgets, Collection) and not isinstance(budgets, str)
-    if not listed or not all(
-        isinstance(each, Real) and not isinstance(each, bool) and each > 0 for each in budgets
-    ):
-        raise SpecError(
-            f"budgets= lists costs above 0 in their own units, such as (2e7,), not {budgets!r}"
-        )
+    if isinstance(budgets, str) or not isinstance(budgets, Collection):
+        raise SpecError(f"budgets= lists costs, such as (2e7,), not {budgets!r:.80}")
+    for budget in budgets:
+        number = isinstance(budget, Real) and not isinstance(budget, bool)
+        if not number or not 0 < budget < math.inf:
+            raise SpecError(
+                "budgets= lists finite costs above 0 in their own units, such as (2e7,), but one "
+                f"is {budget!r:.80}; leave out what has no limit"
+            )
 
 
 def _steps(

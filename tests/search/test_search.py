@@ -1,6 +1,7 @@
 """What holds for every search, found by its name; and what each finds, against exhaustion."""
 
 import itertools
+import math
 import sys
 from functools import partial
 
@@ -381,8 +382,10 @@ def test_looking_at_few_is_the_same_where_every_loss_grows(deep, scores):
         ({"look": 0}, "look= is a whole number of axes"),
         ({"look": 0.5}, "look="),
         ({"budgets": 5}, "budgets= lists costs"),
-        ({"budgets": (0,)}, "budgets= lists costs"),
-        ({"budgets": ("1e6",)}, "budgets= lists costs"),
+        ({"budgets": (0,)}, "budgets= lists finite costs above 0 .* one is 0; leave out"),
+        ({"budgets": ("1e6",)}, "budgets= lists finite costs"),
+        ({"budgets": (1e6, math.inf)}, "budgets= .* one is inf; leave out what has no limit"),
+        ({"budgets": (math.nan,)}, "budgets= lists finite costs above 0 .* one is nan"),
         ({"kinds": ["paths"]}, "no axis of this net is of that kind"),
         ({"kinds": ["depth"], "floor": 1.0}, "no count below the full one"),
     ],
