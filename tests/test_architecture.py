@@ -89,6 +89,12 @@ def test_no_pickle_anywhere():
         assert "torch.load(" not in path.read_text(), path
 
 
+def test_no_test_imports_a_conftest():
+    """Every folder has one; which of them the name means depends on what was collected before."""
+    for path in (ROOT.parent / "tests").rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) conftest\b", path.read_text(), re.M), path
+
+
 def test_import_loads_nothing_heavy_and_changes_no_global_state():
     code = (
         "import sys, warnings, torch\n"

@@ -1,6 +1,5 @@
 """The benchmarks in reach, and a few cases that are trained once for all tests of this folder."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -9,9 +8,9 @@ import pytest
 import nestling
 
 HERE = Path(__file__).resolve().parent
-FOLDER = HERE.parent.parent / "benchmarks"
-sys.path += [str(FOLDER), str(HERE)]
+sys.path += [str(HERE.parent.parent / "benchmarks"), str(HERE)]
 
+from benchmark_scripts import opened  # noqa: E402
 from comparison import protocols  # noqa: E402
 from comparison.cases import BASELINE, LONG, OURS, PLAIN, UNIFORM_SHAPE, Case, Shape  # noqa: E402
 from made_results import TINY, TWO, run, small  # noqa: E402
@@ -30,10 +29,7 @@ def small_net():
 @pytest.fixture(scope="package")
 def accuracy():
     """The script, under another name than the metric."""
-    spec = importlib.util.spec_from_file_location("accuracy_benchmark", FOLDER / "accuracy.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return opened("accuracy")
 
 
 @pytest.fixture(scope="package")

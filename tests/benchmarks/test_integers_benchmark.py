@@ -1,19 +1,12 @@
 """What is said of the speed of integers follows from the rows that were measured."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
-
-FILE = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "integers.py"
+from benchmark_scripts import opened
 
 
 @pytest.fixture(scope="module")
 def integers():
-    spec = importlib.util.spec_from_file_location("integers_benchmark", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return opened("integers")
 
 
 def rows():

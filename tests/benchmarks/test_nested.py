@@ -1,16 +1,15 @@
 """The comparison of nested kinds: parts, figures, tables and the command."""
 
-import importlib.util
 import json
 from dataclasses import replace
 
 import pytest
 import torch
+from benchmark_scripts import opened
 from comparison import protocols, recipes, results, trial
 from comparison.cases import BASELINE, PLAIN, Case
 from comparison.figures import Comparison
 from comparison.protocols import supernet
-from conftest import FOLDER
 from made_results import TINY, made
 from nesting import figures, parts, tables
 from nesting.parts import ALL, EQUAL, METHOD, PARTS, Part, protocol_of
@@ -22,10 +21,7 @@ from nestling.objectives import draws_of
 
 @pytest.fixture(scope="module")
 def nested():
-    spec = importlib.util.spec_from_file_location("nested_benchmark", FOLDER / "nested.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return opened("nested")
 
 
 def result(label, rows, seed=0, **more):

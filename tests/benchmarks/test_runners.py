@@ -1,23 +1,14 @@
 """The benchmark of backends and of paper A's subnets, on tiny nets: figures are those measured."""
 
-import importlib.util
 import json
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import FOLDER
+from benchmark_scripts import opened
 from torch import nn
 
 import nestling
-
-
-def opened(name):
-    """Return a script under another name than the package's own modules have."""
-    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
