@@ -33,8 +33,8 @@ from comparison.trial import stopping_after
 from execution import figures, measured, tables, trial
 from execution.protocols import PROTOCOLS, Job, Material, Protocol, jobs, protocol
 
-from nestling.container import write_atomically
 from nestling.errors import NestlingError
+from nestling.files import write_atomically
 from nestling.interruption import Interrupted
 from nestling.report.arms import Trained, accuracy_over_time, training_cost
 

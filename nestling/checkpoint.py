@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from nestling import container
+from nestling import container, strictjson
 from nestling.errors import FileError, ModelError
 from nestling.weights import fill, misfit, tensors_of
 
@@ -308,7 +308,7 @@ def plain(value: Mapping[str, Any]) -> dict[str, Any]:
             return each if math.isfinite(each) else str(each)
         return type(each).__name__
 
-    found: dict[str, Any] = json.loads(container.dump_json(known(value)))
+    found: dict[str, Any] = json.loads(strictjson.dump(known(value)))
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from nestling import container, exporters
+from nestling import exporters, strictjson
 from nestling.binding import binding, is_calibrated, order_of
 from nestling.errors import FileError, ModelError, NestlingError, SpecError, brief
 from nestling.evaluation import check_rereadable
@@ -107,7 +107,7 @@ def export(
                 f"output, but this {to} file differs by {certificate.relative:.3g}; it was "
                 "removed: choose another target, or allow more with tolerance="
             )
-        container.write_json(folder / certificate_of(final).name, certificate.to_json())
+        strictjson.write(folder / certificate_of(final).name, certificate.to_json())
         del run  # it may hold the files open
         _moved(folder, final)
     return certificate

@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from nestling import container
+from nestling import strictjson
 from nestling.costs.latency import Latency
 from nestling.errors import BudgetError, FileError
+from nestling.files import StrPath
 from nestling.narrowing import Narrowing
 from nestling.upkeep import Upkeep
 
@@ -193,7 +194,7 @@ class Profile:
         others = {each: found for each, found in self.narrowings.items() if each != key}
         return replace(self, narrowings={**others, key: narrowing})
 
-    def save(self, path: container.StrPath) -> None:
+    def save(self, path: StrPath) -> None:
         """Write the profile as JSON, whole or not at all.
 
         Raises:
@@ -214,10 +215,10 @@ class Profile:
                 {"key": asdict(key), **narrowing.to_json()}
                 for key, narrowing in self.narrowings.items()
             ]
-        container.write_json(path, content)
+        strictjson.write(path, content)
 
     @classmethod
-    def load(cls, path: container.StrPath, file_id: str) -> Profile:
+    def load(cls, path: StrPath, file_id: str) -> Profile:
         """Read the profile of a model.
 
         Args:
@@ -228,7 +229,7 @@ class Profile:
             FileError: the file is missing, damaged, of another version or not a profile.
             ForeignProfile: its figures belong to another model.
         """
-        content = container.read_json(path, cure=_CURE)
+        content = strictjson.read(path, cure=_CURE)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise FileError(f"cannot read {path}: it is not a Nestling profile; {_CURE}")
         version = content.get("version")
@@ -250,7 +251,7 @@ class Profile:
             raise FileError(f"cannot read {path}: {problem}; {_CURE}") from problem
 
 
-def beside(model_path: container.StrPath) -> Path:
+def beside(model_path: StrPath) -> Path:
     """Return where the profile of a model file lies.
 
     Example:

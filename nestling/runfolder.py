@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nestling import container, report
+from nestling import container, report, strictjson
 from nestling.checkpoint import NAME as CHECKPOINT
 from nestling.errors import FileError
+from nestling.files import write_atomically
 from nestling.menu import Menu
 from nestling.profile import Key, machine
 from nestling.progress import Reporter
@@ -41,8 +42,8 @@ class RunFolder:
             FileError: `out` holds something already, or cannot be made.
         """
         folder = cls(new_folder(name, out))
-        container.write_json(folder.path / "config.json", dict(config))
-        container.write_json(folder.path / "environment.json", machine())
+        strictjson.write(folder.path / "config.json", dict(config))
+        strictjson.write(folder.path / "environment.json", machine())
         return folder
 
     @classmethod
@@ -63,7 +64,7 @@ class RunFolder:
                 f"the run in {str(out)!r} is finished, so there is nothing to resume; look at it "
                 f"with `nestling info {folder.model}`"
             )
-        config = container.read_json(out / "config.json", cure="start the run in a new folder")
+        config = strictjson.read(out / "config.json", cure="start the run in a new folder")
         if not isinstance(config, dict):
             raise FileError(f"{out / 'config.json'} is no configuration; start in a new folder")
         return folder, config
@@ -87,7 +88,7 @@ class RunFolder:
         writer = csv.DictWriter(text, ["stage", "epoch", "loss"], extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-        container.write_atomically(self.path / "metrics.csv", text.getvalue().encode())
+        write_atomically(self.path / "metrics.csv", text.getvalue().encode())
 
     def write_report(
         self,

@@ -5,9 +5,7 @@ import json
 import math
 import os
 import pickle
-import stat
 import struct
-import sys
 
 import numpy as np
 import pytest
@@ -17,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from nestling import container
+from nestling import container, files, filetable
 from nestling.errors import FileError
 
 HEADER = {"version": 1, "name": "Zoë \U0001f426", "counts": [4, 8], "loss": 0.1, "none": None}
@@ -84,7 +82,7 @@ def test_what_is_written_is_read(tmp_path):
     assert os.listdir(tmp_path) == ["model.nest"]
 
 
-@pytest.mark.parametrize("dtype", container._DTYPES.values(), ids=str)
+@pytest.mark.parametrize("dtype", filetable.DTYPES.values(), ids=str)
 @pytest.mark.parametrize("shape", [(), (0,), (3, 4)], ids=str)
 def test_every_dtype_bit_for_bit(tmp_path, dtype, shape):
     count = math.prod(shape) * dtype.itemsize
@@ -160,28 +158,6 @@ def test_a_header_of_sixty_four_zeros_and_its_like(tmp_path):
     assert container.read(tmp_path / "a")[0] == header
 
 
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(codec="utf-8")),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=3)
-    ),
-    max_leaves=10,
-)
-
-
-@given(JSON)
-def test_json_round_trip(value):
-    for indent in (None, 1):
-        found = container.parse_json(container.dump_json(value, indent=indent))
-        assert found == value
-        assert repr(found) == repr(value)  # 1, 1.0 and True are equal
-
-
 # ---------------------------------------------------------------------------- damage
 
 FUZZ = settings(
@@ -223,6 +199,13 @@ def test_any_bytes_are_refused(tmp_path, raw):
     refused(tmp_path / "a")
 
 
+TEXT = st.text(st.characters(codec="utf-8"), max_size=3)
+NUMBER = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+)
+ANY = NUMBER | TEXT | st.lists(NUMBER, max_size=3) | st.dictionaries(TEXT, NUMBER, max_size=3)
+
+
 @FUZZ
 @given(st.data())
 def test_altered_tables_with_fitting_digests(tmp_path, data):
@@ -230,17 +213,17 @@ def test_altered_tables_with_fitting_digests(tmp_path, data):
     odd = (
         st.integers(-(2**70), 2**70)
         | st.sampled_from([2**40 - 1, 2**31, 2**32, 0, -1, 1, 4, 8])
-        | JSON
+        | ANY
     )
     table = {}
     for name in data.draw(st.lists(st.text(max_size=3), unique=True, max_size=3)):
         table[name] = {
-            "dtype": data.draw(st.sampled_from(["F32", "U8", "F4", "BOOL"]) | JSON),
-            "shape": data.draw(st.lists(odd, max_size=4) | JSON),
-            "data_offsets": data.draw(st.lists(odd, min_size=2, max_size=2) | JSON),
+            "dtype": data.draw(st.sampled_from(["F32", "U8", "F4", "BOOL"]) | ANY),
+            "shape": data.draw(st.lists(odd, max_size=4) | ANY),
+            "data_offsets": data.draw(st.lists(odd, min_size=2, max_size=2) | ANY),
         }
         if data.draw(st.booleans()):
-            table[name][data.draw(st.text(max_size=3))] = data.draw(JSON)
+            table[name][data.draw(st.text(max_size=3))] = data.draw(ANY)
     path = forge(tmp_path / "a", table, data.draw(st.binary(max_size=16)))
     try:
         found = container.read(path)[1]
@@ -297,7 +280,7 @@ def test_hostile_tables(tmp_path, case):
 
 
 def test_too_many_tensors(tmp_path, monkeypatch):
-    monkeypatch.setattr(container, "MAX_TENSORS", 2)
+    monkeypatch.setattr(filetable, "MAX_TENSORS", 2)
     empty = slot(shape=(0,), offsets=(0, 0))
     refused(forge(tmp_path / "a", {"a": empty, "b": empty, "c": empty}), "at most 2 tensors")
     assert len(container.read(forge(tmp_path / "a", {"a": empty, "b": empty}))[1]) == 2
@@ -321,18 +304,6 @@ def test_too_many_tensors(tmp_path, monkeypatch):
 )
 def test_hostile_headers(tmp_path, header, word):
     refused(forge(tmp_path / "a", {}, header=header), word)
-
-
-def test_brackets_in_strings_are_no_nesting():
-    assert container.parse_json(json.dumps(["[" * 1000, '\\"[' * 100])) == [
-        "[" * 1000,
-        '\\"[' * 100,
-    ]
-
-
-def test_scan_of_an_unended_string_is_linear():
-    with pytest.raises(ValueError, match="not valid JSON"):
-        container.parse_json('"' + '\\"' * 2_000_000)
 
 
 def test_header_length_is_bounded(tmp_path):
@@ -456,7 +427,7 @@ def test_a_failed_write_leaves_the_earlier_file(tmp_path, monkeypatch, step, num
     def fail(*args, **kwargs):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(container.os, step, fail)
+    monkeypatch.setattr(files.os, step, fail)
     with pytest.raises(FileError) as caught:
         container.write(path, HEADER, some_tensors())
     monkeypatch.undo()
@@ -465,91 +436,3 @@ def test_a_failed_write_leaves_the_earlier_file(tmp_path, monkeypatch, step, num
     assert cure in str(caught.value)
     assert path.read_bytes() == b"earlier"
     assert os.listdir(tmp_path) == ["a"]
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
-def test_a_disk_that_is_full_at_flush(tmp_path, monkeypatch):
-    really_open = os.open
-    full = lambda path, flags, *mode: really_open(  # noqa: E731
-        "/dev/full" if str(path).endswith(".tmp") else path, flags & ~os.O_CREAT & ~os.O_EXCL
-    )
-    monkeypatch.setattr(container.os, "open", full)
-    with pytest.raises(FileError, match="No space left on device; free some space"):
-        container.write_atomically(tmp_path / "a", b"x" * 100)
-    assert os.listdir(tmp_path) == []
-
-
-def test_an_interrupted_write_leaves_the_earlier_file(tmp_path):
-    path = tmp_path / "a"
-    path.write_bytes(b"earlier")
-
-    def payload(file):
-        file.write(b"half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        container.write_atomically(path, payload)
-    assert path.read_bytes() == b"earlier"
-    assert os.listdir(tmp_path) == ["a"]
-
-
-def test_the_file_is_flushed_before_it_is_renamed_and_the_folder_after(tmp_path, monkeypatch):
-    steps = []
-    fsync, replace = os.fsync, os.replace
-
-    def note_fsync(descriptor):
-        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
-        steps.append("folder" if is_folder else os.fstat(descriptor).st_size)
-        fsync(descriptor)
-
-    def note_replace(source, target):
-        steps.append("rename")
-        assert os.path.dirname(source) == os.path.dirname(target) == str(tmp_path)
-        replace(source, target)
-
-    monkeypatch.setattr(container.os, "fsync", note_fsync)
-    monkeypatch.setattr(container.os, "replace", note_replace)
-    container.write_atomically(tmp_path / "a", b"abc")
-    assert steps == [3, "rename", "folder"]
-
-
-def test_places_that_cannot_be_written(tmp_path):
-    with pytest.raises(FileError, match=r"make the folder .*none.* first"):
-        container.write_atomically(tmp_path / "none" / "a", b"")
-    with pytest.raises(FileError, match="not a regular file"):
-        container.write_atomically(tmp_path, b"")
-    with pytest.raises(FileError, match="not a regular file"):
-        container.write_atomically("/dev/null", b"")
-    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
-    with pytest.raises(FileError, match="null"):
-        container.write_atomically("a\0b", b"")
-    with pytest.raises(FileError, match="name too long"):
-        container.write_atomically(tmp_path / ("x" * 300), b"")
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="links and modes of POSIX")
-def test_links_are_followed_and_the_mask_is_kept(tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    mask = os.umask(0o027)
-    try:
-        container.write_atomically(tmp_path / "link", b"new")
-    finally:
-        os.umask(mask)
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "real").read_bytes() == b"new"
-    assert stat.S_IMODE((tmp_path / "real").stat().st_mode) == 0o640
-
-
-def test_json_files(tmp_path):
-    path = tmp_path / "a.json"
-    container.write_json(path, {"é": [1, 0.5]})
-    assert container.read_json(path) == {"é": [1, 0.5]}
-    with pytest.raises(FileError, match="finite"):
-        container.write_json(path, {"a": math.nan})
-    assert container.read_json(path) == {"é": [1, 0.5]}
-    path.write_bytes(b'{"a": \xff}')
-    with pytest.raises(FileError, match="not UTF-8 text at byte 6; bake it again"):
-        container.read_json(path, cure="bake it again")
-    path.write_text('{"a": 1')
-    refused(path, "not valid JSON", call=container.read_json)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import nestling
-from nestling import FileError, NestlingError, container, models
+from nestling import FileError, NestlingError, container, files, models
 from nestling.costs.latency import Latency
 from nestling.header import space_to_json
 from nestling.modelfile import describe
@@ -288,7 +288,7 @@ def test_a_full_disk_leaves_the_earlier_file(menu, tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(container.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(FileError, match="No space left"):
         menu.save(path)
     assert path.read_bytes() == before

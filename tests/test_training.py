@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 import nestling
-from nestling import DataError, FileError, ModelError, container
+from nestling import DataError, FileError, ModelError, container, files
 from nestling.checkpoint import Checkpoint
 from nestling.interruption import Interrupted
 from nestling.optimizers import cosine, default_optimizer
@@ -300,7 +300,7 @@ def test_a_full_disk_loses_nothing(small, tmp_path, monkeypatch, same, unbroken)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(container.os, "fsync", full)
+        patch.setattr(files.os, "fsync", full)
         with pytest.raises(FileError, match="No space left"):
             small.train("loader-adamw", state, resume=True)
     assert state.read_bytes() == good

@@ -18,7 +18,7 @@ from comparison import results
 from comparison.figures import Latencies
 from comparison.protocols import Protocol, supernet
 from comparison.results import Result
-from nestling import container
+from nestling import strictjson
 from nestling.costs import latency
 from nestling.errors import UncalibratedWarning
 from nestling.profile import machine
@@ -95,5 +95,5 @@ def read(folder: Path) -> tuple[Latencies, dict[str, Any]]:
     path = file_of(folder)
     if not path.exists():
         return {}, {}
-    content = container.read_json(path, cure="measure again with --latency")
+    content = strictjson.read(path, cure="measure again with --latency")
     return {tuple(row["counts"]): row["ratio"] for row in content.pop("rows")}, content

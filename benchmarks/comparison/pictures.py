@@ -13,7 +13,7 @@ from comparison.figures import Comparison
 from comparison.protocols import BUDGETS, Protocol, supernet
 from comparison.results import SEARCH_LOG, Result
 from comparison.tables import title
-from nestling import container, report
+from nestling import report, strictjson
 
 SOURCES = "accuracy.json"  # what each picture was drawn from
 DRAWN = (BASELINE, OURS, LONG, "norms", "slimmable")
@@ -36,7 +36,7 @@ def draw(folder: Path, to: Path) -> list[Path]:
         drawn += [picture] if picture else []
         if found.seeds(OURS):
             drawn += _found(found, folder / name, to / name)
-    container.write_json(to / SOURCES, digests(folder))
+    strictjson.write(to / SOURCES, digests(folder))
     return drawn
 
 
@@ -48,7 +48,7 @@ def digests(folder: Path) -> dict[str, str]:
 def stale(folder: Path, to: Path) -> list[str]:
     """Return the protocols and nets whose pictures are not those of the kept results."""
     path = to / SOURCES
-    drawn = container.read_json(path) if path.exists() else {}
+    drawn = strictjson.read(path) if path.exists() else {}
     now = digests(folder)
     return sorted(name for name in {*drawn, *now} if drawn.get(name) != now.get(name))
 

@@ -23,9 +23,10 @@ import torch
 from comparison import recipes
 from comparison.cases import Case
 from comparison.protocols import Protocol
-from nestling import container
+from nestling import strictjson
 from nestling.checkpoint import differing
 from nestling.errors import FileError
+from nestling.files import write_atomically
 from nestling.profile import machine
 
 KEPT = Path(__file__).resolve().parent.parent / "results" / "accuracy"
@@ -178,7 +179,7 @@ def write(path: Path, content: Mapping[str, Any], rows: str = "subnets") -> None
     each = ",\n  ".join(json.dumps(row) for row in content[rows])
     text = text.replace(f'"{rows}": []', f'"{rows}": [\n  {each}\n ]')
     path.parent.mkdir(parents=True, exist_ok=True)
-    container.write_atomically(path, (text + "\n").encode())
+    write_atomically(path, (text + "\n").encode())
 
 
 def read(path: Path) -> Result:
@@ -187,7 +188,7 @@ def read(path: Path) -> Result:
     Raises:
         FileError: the file is damaged, or of another version of this benchmark.
     """
-    content = container.read_json(path, cure="train the case again")
+    content = strictjson.read(path, cure="train the case again")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise FileError(f"{path} is no result of this benchmark; remove it and train again")
     return Result(content)

@@ -18,7 +18,7 @@ from comparison import results
 from comparison.cases import OURS
 from comparison.figures import Comparison
 from comparison.protocols import Protocol, compiling, optimizer, supernet
-from nestling import container
+from nestling import strictjson
 from nestling.objectives.sandwich import task_loss
 from nestling.precision import choose
 from nestling.profile import machine
@@ -151,7 +151,7 @@ def table(folder: Path) -> str:
     path = file_of(folder)
     if not path.exists():
         return ""
-    content = container.read_json(path, cure="measure again with --step-cost")
+    content = strictjson.read(path, cure="measure again with --step-cost")
     where = content["machine"]
     shares = ", ".join(f"{100 * macs / content['macs'][0]:.0f} %" for macs in content["macs"])
     lines = [

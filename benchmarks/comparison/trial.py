@@ -38,12 +38,13 @@ from comparison.protocols import (
 )
 from comparison.results import SEARCH_LOG, Result
 from comparison.rivals.layers import all_in, counts_of, name_of
-from nestling import container
+from nestling import strictjson
 from nestling.binding import binding
 from nestling.checkpoint import differing
 from nestling.data.dataset import split_by_class
 from nestling.entry import names_for
 from nestling.errors import FileError, ModelError
+from nestling.files import write_atomically
 from nestling.interruption import Interrupted
 from nestling.menu import CALIBRATION
 from nestling.objectives import draws_of
@@ -279,7 +280,7 @@ def _begin(folder: Path, of: Protocol, case: Case, *, any_commit: bool) -> list[
     path, now = folder / "case.json", results.piece()
     begun = json.loads(json.dumps({"protocol": of.settings(), "case": asdict(case), "pieces": []}))
     if path.exists():
-        begun = {"pieces": [UNKNOWN], **container.read_json(path)}
+        begun = {"pieces": [UNKNOWN], **strictjson.read(path)}
     different = results.other_than(begun, of, case)
     if different:
         raise FileError(
@@ -295,7 +296,7 @@ def _begin(folder: Path, of: Protocol, case: Case, *, any_commit: bool) -> list[
         )
     if now not in pieces:
         pieces.append(now)
-    container.write_json(path, {**begun, "pieces": pieces})
+    strictjson.write(path, {**begun, "pieces": pieces})
     return pieces
 
 
@@ -321,14 +322,14 @@ def _timed(run: Run, path: Path) -> Iterator[None]:
     if path.exists():
         found = json.loads(path.read_text())
     found["lost"] = found["lost"] or found["open"]  # a kill left no time to write them down
-    container.write_json(path, {**found, "open": True})
+    strictjson.write(path, {**found, "open": True})
     try:
         yield
     finally:
         run.spent("other")
         for name, value in run.seconds.items():
             found["seconds"][name] = found["seconds"].get(name, 0.0) + value
-        container.write_json(path, found)
+        strictjson.write(path, found)
 
 
 @contextmanager
@@ -421,7 +422,7 @@ def _scores(
             "held_out": kept_out,
             "test": test,
         }
-        container.write_json(path, found)
+        strictjson.write(path, found)
     return [found[name] for name in offered]
 
 
@@ -432,4 +433,4 @@ def keep_search_log(of: Protocol, case: Case, work: Path, kept: Path) -> None:
     if case.label == OURS and log.exists() and not path.exists():
         packed = gzip.compress(log.read_bytes(), mtime=0)  # equal logs make equal files
         path.parent.mkdir(parents=True, exist_ok=True)
-        container.write_atomically(path, packed)
+        write_atomically(path, packed)

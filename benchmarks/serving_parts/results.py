@@ -9,7 +9,7 @@ from typing import Any
 
 from comparison.results import commit, versions
 
-from nestling import container
+from nestling import strictjson
 from nestling.profile import machine
 
 BENCHMARKS = Path(__file__).resolve().parent.parent
@@ -33,24 +33,20 @@ def write(folder: Path, name: str, content: Mapping[str, Any], about: Mapping[st
     place = folder / f"{name}.json"
     place.parent.mkdir(parents=True, exist_ok=True)
     where = {"machine": machine(), "versions": versions(), "commit": commit()}
-    container.write_json(place, {**content, "about": dict(about), **where})
+    strictjson.write(place, {**content, "about": dict(about), **where})
     return place
 
 
 def read(folder: Path = KEPT) -> list[dict[str, Any]]:
     """Return all kept trials, by name; not the costs."""
     places = sorted(folder.glob("*.json")) if folder.is_dir() else []
-    return [
-        container.read_json(p, cure="run the benchmark again") for p in places if p.stem != COSTS
-    ]
+    return [strictjson.read(p, cure="run the benchmark again") for p in places if p.stem != COSTS]
 
 
 def read_costs(folder: Path = KEPT) -> dict[str, Any]:
     """Return what the engine itself costs, as kept; empty if it was not measured."""
     place = folder / f"{COSTS}.json"
-    return (
-        dict(container.read_json(place, cure="run the benchmark again")) if place.exists() else {}
-    )
+    return dict(strictjson.read(place, cure="run the benchmark again")) if place.exists() else {}
 
 
 def name_of(found: Mapping[str, Any]) -> str:

@@ -53,7 +53,8 @@ def bench(
     ] = None,
 ) -> None:
     """Measure latency, throughput, speed-up and memory of every subnet, now and here."""
-    from nestling import container, experiment
+    from nestling import experiment
+    from nestling.files import write_atomically
     from nestling.profile import machine
 
     menu = opened(file, model, arg).menu
@@ -63,7 +64,7 @@ def bench(
         rows = _figures(menu.measured(batch, seconds=seconds), batch)
         facts = machine()
     if csv_file is not None:
-        container.write_atomically(csv_file, _csv(rows).encode())
+        write_atomically(csv_file, _csv(rows).encode())
         terminal.say(f"written to {csv_file}")
     if json:
         from dataclasses import asdict

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nestling import container
+from nestling import strictjson
 from nestling.cli import terminal
 from nestling.cli.options import (
     AsJson,
@@ -94,7 +94,7 @@ def profile(
                     _show(menu, examples_a_call, names)
     terminal.say(f"written to {place}")
     if json:
-        terminal.put_json(container.read_json(place))
+        terminal.put_json(strictjson.read(place))
 
 
 def _backends(asked: list[str]) -> list[str]:

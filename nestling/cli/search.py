@@ -119,7 +119,7 @@ def _run(run: Path, data_dir: str | None) -> tuple[Path, Settings]:
     """Return the model file of a run, and the settings that it was trained with."""
     from dataclasses import replace
 
-    from nestling import container
+    from nestling import strictjson
     from nestling.errors import FileError, ModelError
     from nestling.experiment import Settings
 
@@ -131,7 +131,7 @@ def _run(run: Path, data_dir: str | None) -> tuple[Path, Settings]:
             f"a search needs the folder of a finished run, with model.nest and config.json, but "
             f"there is no {missing}; make one with `nestling train`"
         )
-    settings = Settings.from_config(container.read_json(config, cure="train anew"))
+    settings = Settings.from_config(strictjson.read(config, cure="train anew"))
     if settings.method == "individual":
         raise ModelError(
             "a search needs nested weights, and the method 'individual' trained each net on its "

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from nestling.container import write_atomically
 from nestling.errors import ModelError, NestlingError, brief
 from nestling.exporters.subject import Call, Subject, quiet
 from nestling.extras import imported
+from nestling.files import write_atomically
 
 SUFFIX = ".onnx"
 EXTRA = "onnx"

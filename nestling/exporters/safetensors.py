@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from nestling import container
+from nestling import container, strictjson
 from nestling.exporters.subject import Call, Subject
 
 SUFFIX = ".safetensors"
@@ -32,7 +32,7 @@ def write(subject: Subject, path: Path) -> None:
     state = subject.module.state_dict()
     about = description(subject)
     container.write(path, about, state)
-    container.write_json(path.with_name(f"{path.name}.json"), about)
+    strictjson.write(path.with_name(f"{path.name}.json"), about)
 
 
 def description(subject: Subject) -> dict[str, Any]:

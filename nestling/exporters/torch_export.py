@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from nestling.container import write_atomically
 from nestling.exporters.subject import Call, Subject, quiet
+from nestling.files import write_atomically
 
 SUFFIX = ".pt2"
 EXTRA = ""

@@ -12,8 +12,8 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from nestling import container
 from nestling.errors import FileError
+from nestling.files import write_atomically
 from nestling.report import figures
 from nestling.report.own import own_call, own_options
 from nestling.report.page import FRAME
@@ -62,7 +62,7 @@ def report_html(
         "facts": fact_list("How it was made", page.facts),
         "machine": fact_list("Where it was measured", page.machine),
     }
-    container.write_atomically(path, Template(FRAME).substitute(parts).encode())
+    write_atomically(path, Template(FRAME).substitute(parts).encode())
     return Path(path)
 
 

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from nestling import container
+from nestling.files import write_atomically
 from nestling.report.comparison import COSTS, comparison
 from nestling.report.html import embedded, fact_list
 from nestling.report.lineup import SHARES, Lineup
@@ -67,7 +67,7 @@ def lineup_html(lineup: Lineup, folder: Path) -> Path:
         "machine": fact_list("Where it was measured", _machine(lineup)),
     }
     path = folder / "report.html"
-    container.write_atomically(path, Template(COMPARISON).substitute(parts).encode())
+    write_atomically(path, Template(COMPARISON).substitute(parts).encode())
     return path
 
 

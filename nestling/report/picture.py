@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nestling import container
+from nestling.files import write_atomically
 from nestling.report.units import shorten
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     buffer = io.BytesIO()
     canvas: Any = FigureCanvasAgg(figure)  # print_png has no type annotations
     canvas.print_png(buffer, metadata={"Software": "nestling"})
-    container.write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
     return Path(path)
 
 

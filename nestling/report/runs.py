@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nestling import container, modelfile
+from nestling import container, modelfile, strictjson
 from nestling.checkpoint import NAME as CHECKPOINT
 from nestling.errors import FileError
 from nestling.header import space_from_json
@@ -172,7 +172,7 @@ def _settings(file: Path, facts: Mapping[str, Any], model: Mapping[str, Any]) ->
     config = file.parent / "config.json"
     found: dict[str, Any] = {}
     if config.is_file():
-        content = container.read_json(config, cure="leave the run out, or train it anew")
+        content = strictjson.read(config, cure="leave the run out, or train it anew")
         given = content.get("settings") if isinstance(content, dict) else None
         if not isinstance(given, dict):
             raise FileError(f"{config} is not that of a training; give the .nest file elsewhere")
@@ -202,9 +202,9 @@ def _options(file: Path) -> dict[str, Any]:
     if log is None:
         return {}
     with log.open("rb") as lines:
-        first = lines.readline(container.MAX_TABLE)
+        first = lines.readline(strictjson.MAX_BYTES)
     try:
-        header = container.parse_json(first)
+        header = strictjson.parse(first)
     except ValueError:
         return {}
     options = header.get("options") if isinstance(header, dict) else None

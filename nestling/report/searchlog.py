@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nestling import container
+from nestling import strictjson
 from nestling.errors import FileError, NestlingError
 from nestling.spec import Space, Spec
 
@@ -129,7 +129,7 @@ def _rows(path: Path) -> tuple[dict[str, Any], list[tuple[int, dict[str, Any]]]]
     parsed: list[tuple[int, dict[str, Any]]] = []
     for number, line in enumerate(lines, 1):
         try:
-            row = container.parse_json(line)
+            row = strictjson.parse(line)
         except ValueError:
             row = None
         if not isinstance(row, dict) or not ("kind" in row or number == 1):

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nestling import container
+from nestling import strictjson
 from nestling.checkpoint import differing
 from nestling.errors import FileError
+from nestling.files import write_atomically
 
 VERSION = 1
 ANSWERS = {  # kind of line to what it must have to answer a request
@@ -62,7 +63,7 @@ class Log:
         if self.path is None:
             return
         if self._pending:
-            container.write_atomically(self.path, self._pending + _lines(rows))
+            write_atomically(self.path, self._pending + _lines(rows))
             self._pending = b""
             return
         try:
@@ -105,7 +106,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
 def _row(line: bytes) -> dict[str, Any] | None:
     """Return a line's row; None where it is not whole."""
     try:
-        row = container.parse_json(line)
+        row = strictjson.parse(line)
     except ValueError:
         return None
     if not line.endswith(b"\n") or not isinstance(row, dict):
@@ -125,7 +126,7 @@ def _truncate(path: Path, end: int) -> None:
 
 def _refuse_other(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: Path) -> None:
     """Check that a log is that of the same search; name what differs."""
-    ours = container.parse_json(container.dump_json(dict(ours)))
+    ours = strictjson.parse(strictjson.dump(dict(ours)))
     different = differing(theirs, ours)
     if different:
         raise FileError(
@@ -135,4 +136,4 @@ def _refuse_other(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: Path
 
 
 def _lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    return "".join(container.dump_json(dict(row)) + "\n" for row in rows).encode()
+    return "".join(strictjson.dump(dict(row)) + "\n" for row in rows).encode()

@@ -114,9 +114,7 @@ def test_the_whole_menu_is_of_the_list(story, tmp_path):
     shares = [entry.macs / whole for entry in menu]
     assert shares == sorted(shares, reverse=True)
     assert min(shares) <= 0.2
-    log = nestling.container.parse_json(
-        (tmp_path / "state.search.jsonl").read_bytes().splitlines()[0]
-    )
+    log = nestling.strictjson.parse((tmp_path / "state.search.jsonl").read_bytes().splitlines()[0])
     assert log["options"]["groups"] == 2
     assert log["order"] == net.order
     assert menu.order == net.order
