@@ -154,6 +154,19 @@ def test_every_option_of_every_method_refuses_what_is_nothing(small, method):
             nestling.fit(net, Untouched(), Untouched(), method=method, progress=False, **wrong)
 
 
+@pytest.mark.parametrize(
+    ("method", "bad"), CASES, ids=[f"{method}-{'-'.join(bad)}" for method, bad in CASES]
+)
+def test_a_recipe_called_by_itself_tells_it_before_it_looks_at_the_run(method, bad):
+    with pytest.raises(NestlingError):
+        methods.find(method)(None, **bad)
+
+
+def test_a_recipe_called_by_itself_knows_its_options():
+    with pytest.raises(ModelError, match="the method 'uniform' has no option 'fraction'; did you"):
+        methods.find("uniform")(None, fraction=(1.0,))
+
+
 @pytest.mark.parametrize("folder", [rankers, search], ids=lambda folder: folder.__name__)
 def test_every_option_of_rankers_and_searches_is_checked(folder):
     for name in folder.names():
