@@ -29,6 +29,7 @@ from pathlib import Path
 
 import torch
 from comparison import documents, latencies, pictures, results, steps, tables, trial
+from comparison.caption import caption
 from comparison.cases import cases, chosen, parse_part
 from comparison.figures import Comparison, summary
 from comparison.protocols import NETS, PROTOCOLS, Protocol, check_weights, material, protocol
@@ -59,15 +60,26 @@ def measure(of: Protocol, options: argparse.Namespace) -> None:
 
 
 def document(folder: Path) -> None:
-    """Write the page of docs/ and draw its pictures anew."""
+    """Write the page of docs/ and the README's caption, and draw their pictures anew."""
     for path in pictures.draw(folder, PICTURES):
         print(f"written: {path}")
     documents.write("accuracy.md")
+    documents.write("../README.md")
 
 
 def page() -> str:
     """Return the tables of the kept results, for docs/generate.py."""
     return tables.page(results.KEPT, PICTURES)
+
+
+def told(name: str) -> str:
+    """Return the caption of the picture of a protocol and net, for docs/generate.py.
+
+    Args:
+        name: of their folder among the kept results.
+    """
+    group = results.groups(results.KEPT).get(name)
+    return caption(Comparison(group)) if group else "*No result is kept yet.*"
 
 
 def parser() -> argparse.ArgumentParser:
