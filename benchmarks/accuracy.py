@@ -31,12 +31,12 @@ import torch
 from comparison import documents, latencies, pictures, results, steps, tables, trial
 from comparison.caption import caption
 from comparison.cases import cases, chosen, parse_part
+from comparison.commands import add_cases, add_protocol, command, ended, replaced
 from comparison.figures import Comparison, summary
 from comparison.protocols import NETS, PROTOCOLS, Protocol, check_weights, material, protocol
-from comparison.work import UNFINISHED, listed, share_compiled, train
+from comparison.work import listed, share_compiled, train
 
-from nestling.errors import ModelError, NestlingError
-from nestling.interruption import Interrupted
+from nestling.errors import ModelError
 
 WORK = Path("runs") / "accuracy"
 PICTURES = documents.DOCS / "pictures"
@@ -84,55 +84,25 @@ def told(name: str) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Return the options of the command."""
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    made.add_argument("--protocol", default="short", help=f"one of {', '.join(PROTOCOLS)}")
+    made = command(__doc__, "case", results.KEPT)
+    add_protocol(made, PROTOCOLS, WORK)
+    add_cases(made)
     made.add_argument("--net", default="resnet20", help=f"one of {', '.join(NETS)}")
-    made.add_argument("--data", help="a data set of nestling.data; the protocol's by default")
-    made.add_argument("--data-dir", help="folder of the data sets")
     made.add_argument("--weights", type=Path, help="folder of the weights of --protocol pretrained")
-    for name in ("epochs", "batch", "pictures", "held-out", "threads", "latency-batch"):
-        made.add_argument(f"--{name}", type=int, help="instead of the protocol's")
-    made.add_argument("--lr", type=float, help="instead of the protocol's")
-    made.add_argument("--device", help="instead of the protocol's")
+    made.add_argument("--latency-batch", type=int, help="instead of the protocol's")
     made.add_argument("--eager", action="store_true", help="do not compile training steps")
-    made.add_argument("--seeds", type=int, nargs="+", help="only these")
-    made.add_argument("--only", nargs="+", metavar="LABEL", help="only these cases, or patterns")
     made.add_argument("--part", default="1/1", metavar="I/N", help="the I-th of N parts")
-    made.add_argument("--minutes", type=float, help="stop, saved, before so many are over")
-    made.add_argument(
-        "--any-commit", action="store_true", help="go on with what other code began; both are named"
-    )
-    made.add_argument("--work", type=Path, default=WORK, help="where trainings keep their state")
-    made.add_argument("--results", type=Path, default=results.KEPT, help="where results are kept")
-    made.add_argument("--list", action="store_true", help="print the cases and their states")
     made.add_argument("--latency", action="store_true", help="measure the kept subnets")
     made.add_argument("--step-cost", action="store_true", help="measure a joint step")
     made.add_argument("--seconds", type=float, default=0.5, help="for the latency of one subnet")
-    made.add_argument("--tables", action="store_true", help="write the page of docs/, pictures too")
-    made.add_argument("--summary", action="store_true", help="print the kept figures as JSON")
     return made
 
 
 def settings(options: argparse.Namespace) -> Protocol:
     """Return the protocol that the options ask for."""
-    names = (
-        "data",
-        "epochs",
-        "batch",
-        "pictures",
-        "held_out",
-        "threads",
-        "lr",
-        "device",
-        "latency_batch",
-    )
-    changes = {name: getattr(options, name) for name in names}
+    changes = replaced(options, "pictures", "held_out", "threads", "lr", "latency_batch")
     if options.eager:
         changes["compiled"] = False
-    if options.seeds:
-        changes["seeds"] = tuple(options.seeds)
     found = protocol(options.protocol, options.net, **changes)
     if found.weights is None or options.list:
         return found
@@ -141,36 +111,33 @@ def settings(options: argparse.Namespace) -> Protocol:
     return found
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def do(options: argparse.Namespace) -> int:
     """Do what the options ask for; return the exit status."""
-    options = parser().parse_args(words)
-    try:
-        if options.summary:
-            for group in results.groups(options.results).values():
-                print(json.dumps(summary(Comparison(group))))
-            return 0
-        if options.tables:
-            document(options.results)
-            return 0
-        of = settings(options)
-        every = cases(of)
-        if options.list:
-            print(listed(of, every, options))
-            return 0
-        torch.set_num_threads(of.threads)
-        share_compiled(of, options.work)
-        if options.latency or options.step_cost:
-            measure(of, options)
-            return 0
-        wanted = chosen(every, only=options.only, part=parse_part(options.part))
-        with trial.stopping_after(options.minutes):
-            return train(of, every, wanted, options)
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return UNFINISHED
-    except NestlingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if options.summary:
+        for group in results.groups(options.results).values():
+            print(json.dumps(summary(Comparison(group))))
+        return 0
+    if options.tables:
+        document(options.results)
+        return 0
+    of = settings(options)
+    every = cases(of)
+    if options.list:
+        print(listed(of, every, options))
+        return 0
+    torch.set_num_threads(of.threads)
+    share_compiled(of, options.work)
+    if options.latency or options.step_cost:
+        measure(of, options)
+        return 0
+    wanted = chosen(every, only=options.only, part=parse_part(options.part))
+    with trial.stopping_after(options.minutes):
+        return train(of, every, wanted, options)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit status."""
+    return ended(do, parser().parse_args(words))
 
 
 if __name__ == "__main__":

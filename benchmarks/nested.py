@@ -33,16 +33,16 @@ import integers
 import torch
 from comparison import documents, trial
 from comparison.cases import chosen, parse_part
+from comparison.commands import add_cases, add_protocol, command, ended, replaced
 from comparison.figures import Comparison
 from comparison.protocols import PROTOCOLS, Protocol
 from comparison.results import groups
-from comparison.work import UNFINISHED, listed, share_compiled, train
+from comparison.work import listed, share_compiled, train
 from nesting import tables
 from nesting.figures import summary
 from nesting.parts import PARTS, Part, cases, part_of, parts_in, protocol_of
 
-from nestling.errors import ModelError, NestlingError
-from nestling.interruption import Interrupted
+from nestling.errors import ModelError
 
 KEPT = Path(__file__).resolve().parent / "results" / "nested"
 WORK = Path("runs") / "nested"
@@ -73,11 +73,9 @@ def summaries(folder: Path) -> list[str]:
 
 def settings(part: Part, options: argparse.Namespace) -> Protocol:
     """Return the protocol of a part with what the options change."""
-    names = ("data", "epochs", "batch", "pictures", "held_out", "threads", "lr", "device")
-    changes = {name: getattr(options, name) for name in names}
+    changes = replaced(options, "pictures", "held_out", "threads", "lr")
     # Every step draws another subnet, so that nothing that is compiled would be used again.
     changes["compiled"] = False
-    changes["seeds"] = tuple(options.seeds) if options.seeds else None
     found = protocol_of(part, options.protocol, **changes)
     if found.weights is not None:
         raise ModelError(f"--protocol {found.name} is of accuracy.py alone; give short or full")
@@ -117,50 +115,29 @@ def _asked(options: argparse.Namespace) -> list[Part]:
 
 def parser() -> argparse.ArgumentParser:
     """Return the options of the command."""
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = command(__doc__, "case", KEPT)
+    add_protocol(made, PROTOCOLS, WORK)
+    add_cases(made)
     made.add_argument("--part", nargs="+", metavar="NAME", help=f"some of {', '.join(PARTS)}")
-    made.add_argument("--protocol", default="short", help=f"one of {', '.join(PROTOCOLS)}")
-    made.add_argument("--data", help="a data set of nestling.data; the part's by default")
-    made.add_argument("--data-dir", help="folder of the data sets")
-    for name in ("epochs", "batch", "pictures", "held-out", "threads"):
-        made.add_argument(f"--{name}", type=int, help="instead of the protocol's")
-    made.add_argument("--lr", type=float, help="instead of the protocol's")
-    made.add_argument("--device", help="instead of the protocol's")
-    made.add_argument("--seeds", type=int, nargs="+", help="only these")
-    made.add_argument("--only", nargs="+", metavar="LABEL", help="only these cases, or patterns")
     made.add_argument("--slice", default="1/1", metavar="I/N", help="the I-th of N slices")
-    made.add_argument("--minutes", type=float, help="stop, saved, before so many are over")
-    made.add_argument(
-        "--any-commit", action="store_true", help="go on with what other code began; both are named"
-    )
-    made.add_argument("--work", type=Path, default=WORK, help="where trainings keep their state")
-    made.add_argument("--results", type=Path, default=KEPT, help="where results are kept")
-    made.add_argument("--list", action="store_true", help="print the cases and their states")
-    made.add_argument("--tables", action="store_true", help="write the tables of docs/nested.md")
-    made.add_argument("--summary", action="store_true", help="print the kept figures as JSON")
     return made
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def do(options: argparse.Namespace) -> int:
     """Do what the options ask for; return the exit status."""
-    options = parser().parse_args(words)
-    try:
-        if options.summary:
-            print("\n".join(summaries(options.results)))
-            return 0
-        if options.tables:
-            document()
-            return 0
-        with trial.stopping_after(options.minutes):
-            return work(options)
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return UNFINISHED
-    except NestlingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if options.summary:
+        print("\n".join(summaries(options.results)))
+        return 0
+    if options.tables:
+        document()
+        return 0
+    with trial.stopping_after(options.minutes):
+        return work(options)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit status."""
+    return ended(do, parser().parse_args(words))
 
 
 if __name__ == "__main__":

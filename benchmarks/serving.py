@@ -27,11 +27,11 @@ from typing import Any
 
 import torch
 from comparison import documents
+from comparison.commands import command, ended
 from serving_parts import costs, loadgen, menus, picture, results, rivals, tables, trial
 from serving_parts.scenarios import SCENARIOS, Scenario
 
 from nestling.engine import figures
-from nestling.errors import NestlingError
 
 MENU = Path("runs") / "serving" / "menu.nest"
 PICTURE = "serving-{}.png"
@@ -135,11 +135,8 @@ def page() -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Return the options of the command."""
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = command(__doc__, "scenario", results.KEPT)
     made.add_argument("--menu", type=Path, default=MENU, help="a .nest file; trained if missing")
-    made.add_argument("--data-dir", help="folder of the data sets")
     made.add_argument("--seconds", type=float, default=20.0, help="of one trial")
     made.add_argument("--seed", type=int, default=0, help="of the arrivals")
     made.add_argument(
@@ -152,7 +149,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--epochs", type=int, help="train for so many instead of the recipe's")
     made.add_argument("--pictures", type=int, help="train on so many instead of the recipe's")
     made.add_argument("--threads", type=int, default=1, help="for the model")
-    made.add_argument("--only", nargs="+", metavar="SCENARIO", help="these, or patterns")
     made.add_argument("--policies", nargs="+", default=rivals.POLICIES, choices=rivals.POLICIES)
     made.add_argument("--again", action="store_true", help="also what is kept already")
     made.add_argument("--measure", action="store_true", help="measure the menu anew before")
@@ -161,34 +157,30 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--costs", action="store_true", help="measure engine, governor and memory")
     made.add_argument("--requests", type=int, default=costs.REQUESTS, help="of the memory's part")
     made.add_argument("--note", default="", help="what readers must know of the machine's state")
-    made.add_argument("--results", type=Path, default=results.KEPT, help="where results are kept")
-    made.add_argument("--list", action="store_true", help="print the trials and their states")
-    made.add_argument("--tables", action="store_true", help="write the page of docs/, pictures too")
-    made.add_argument("--summary", action="store_true", help="print the kept figures as JSON")
     return made
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def do(options: argparse.Namespace) -> int:
     """Do what the options ask for; return the exit status."""
-    options = parser().parse_args(words)
-    try:
-        if options.summary:
-            for row in results.summary(options.results):
-                print(json.dumps(row))
-        elif options.tables:
-            document(options.results)
-        elif options.list:
-            for scenario, policy in trials(options):
-                name = f"{scenario.name}--{policy}"
-                kept = (options.results / f"{name}.json").exists()
-                print(f"{name:<44} {'kept' if kept else 'to do'}")
-        else:
-            torch.set_num_threads(options.threads)
-            measure(options)
-    except NestlingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if options.summary:
+        for row in results.summary(options.results):
+            print(json.dumps(row))
+    elif options.tables:
+        document(options.results)
+    elif options.list:
+        for scenario, policy in trials(options):
+            name = f"{scenario.name}--{policy}"
+            kept = (options.results / f"{name}.json").exists()
+            print(f"{name:<44} {'kept' if kept else 'to do'}")
+    else:
+        torch.set_num_threads(options.threads)
+        measure(options)
     return 0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit status."""
+    return ended(do, parser().parse_args(words))
 
 
 if __name__ == "__main__":

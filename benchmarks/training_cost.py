@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from comparison import documents
 from comparison.cases import parse_part
+from comparison.commands import UNFINISHED, add_protocol, command, ended, replaced
 from comparison.trial import stopping_after
 from execution import figures, measured, tables, trial
 from execution.protocols import PROTOCOLS, Job, Material, Protocol, jobs, protocol
@@ -41,7 +42,6 @@ from nestling.report.arms import Trained, accuracy_over_time, training_cost
 KEPT = Path(__file__).resolve().parent / "results" / "training_cost"
 WORK = Path("runs") / "training_cost"
 PICTURES = documents.DOCS / "pictures"
-UNFINISHED = 3  # exit status: the time was up, run the same command again
 
 
 def folder_of(of: Protocol, results: Path) -> Path:
@@ -78,7 +78,7 @@ def accuracy_page() -> str:
     return tables.page(groups(), PICTURES)
 
 
-def do(of: Protocol, wanted: Sequence[Job], options: argparse.Namespace) -> int:
+def train(of: Protocol, wanted: Sequence[Job], options: argparse.Namespace) -> int:
     """Do the jobs that are not kept yet; return the exit status."""
     known, status = kept(of, options.results), 0
     material: Material | None = None
@@ -161,59 +161,36 @@ def draw(of: Protocol, results: Path, folder: Path) -> list[Path]:
 
 def parser() -> argparse.ArgumentParser:
     """Return the options of the command."""
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    made.add_argument("--protocol", default="short", help=f"one of {', '.join(PROTOCOLS)}")
-    made.add_argument("--data", help="a data set of nestling.data; the protocol's by default")
-    made.add_argument("--data-dir", help="folder of the data sets")
-    made.add_argument("--epochs", type=int, help="instead of the protocol's")
-    made.add_argument("--batch", type=int, help="instead of the protocol's")
+    made = command(__doc__, "job", KEPT)
+    add_protocol(made, PROTOCOLS, WORK)
     made.add_argument("--steps", type=int, help="timed of each way, instead of the protocol's")
-    made.add_argument("--device", help="instead of the protocol's")
     made.add_argument("--precision", help="instead of the protocol's")
     made.add_argument("--threads", type=int, default=2, help="of torch")
-    made.add_argument("--seeds", type=int, nargs="+", help="only these")
-    made.add_argument("--only", nargs="+", metavar="JOB", help="only these jobs, or patterns")
     made.add_argument("--part", default="1/1", metavar="I/N", help="the I-th of N parts")
-    made.add_argument("--minutes", type=float, help="stop, saved, before so many are over")
-    made.add_argument("--work", type=Path, default=WORK, help="where trainings keep their state")
-    made.add_argument("--results", type=Path, default=KEPT, help="where results are kept")
     made.add_argument("--pictures", type=Path, default=PICTURES, help="where --tables draws")
-    made.add_argument("--list", action="store_true", help="print the jobs and their states")
     made.add_argument("--memory", nargs=2, metavar=("NET", "WAY"), help=argparse.SUPPRESS)
-    made.add_argument("--tables", action="store_true", help="print tables, draw, write docs")
-    made.add_argument("--summary", action="store_true", help="print the kept figures as JSON")
     return made
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def do(options: argparse.Namespace) -> int:
     """Do what the options ask for; return the exit status."""
-    options = parser().parse_args(words)
-    try:
-        names = ("data", "epochs", "batch", "steps", "device", "precision")
-        of = protocol(
-            options.protocol,
-            seeds=tuple(options.seeds) if options.seeds else None,
-            **{name: getattr(options, name) for name in names},
-        )
-        if options.summary or options.tables or options.list:
-            return _show(of, options)
-        torch.set_num_threads(options.threads)
-        if options.memory:
-            print(measured.memory_of(of, *options.memory, Material(of, options.data_dir)))
-            return 0
-        first, parts = parse_part(options.part)
-        patterns = options.only or ["*"]
-        every = [j for j in jobs(of) if any(fnmatch.fnmatchcase(j.name, p) for p in patterns)]
-        with stopping_after(options.minutes):
-            return do(of, every[first - 1 :: parts], options)
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return UNFINISHED
-    except NestlingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    of = protocol(options.protocol, **replaced(options, "steps", "precision"))
+    if options.summary or options.tables or options.list:
+        return _show(of, options)
+    torch.set_num_threads(options.threads)
+    if options.memory:
+        print(measured.memory_of(of, *options.memory, Material(of, options.data_dir)))
+        return 0
+    first, parts = parse_part(options.part)
+    patterns = options.only or ["*"]
+    every = [j for j in jobs(of) if any(fnmatch.fnmatchcase(j.name, p) for p in patterns)]
+    with stopping_after(options.minutes):
+        return train(of, every[first - 1 :: parts], options)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit status."""
+    return ended(do, parser().parse_args(words))
 
 
 def _show(of: Protocol, options: argparse.Namespace) -> int:

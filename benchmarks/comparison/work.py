@@ -11,13 +11,13 @@ from typing import Any
 
 from comparison import results, trial
 from comparison.cases import Case
+from comparison.commands import UNFINISHED
 from comparison.figures import Comparison
 from comparison.protocols import BUDGETS, Material, Protocol, material
 from nestling.errors import NestlingError
 from nestling.interruption import Interrupted
 
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"  # where the compiler keeps what it has made
-UNFINISHED = 3  # exit status: the time was up, run the same command again
 
 
 def train(

@@ -14,6 +14,7 @@ import pytest
 import torch
 from comparison import latencies, pictures, results, steps, tables, trial, work
 from comparison.cases import BASELINE, CONTROL, LONG, OURS, PLAIN, UNIFORM_SHAPE, Case, Shape, cases
+from comparison.commands import UNFINISHED
 from comparison.figures import Comparison, summary
 from comparison.protocols import BUDGETS, protocol, supernet
 from made_results import KEYS, TINY, compared, keep, made, rows_at
@@ -351,7 +352,7 @@ def test_a_folder_of_pictures_goes_through_the_same_command(accuracy, tmp_path, 
     words += ["--data-dir", str(tmp_path / "data"), "--device", "cpu", "--eager"]
     words += ["--epochs", "1", "--batch", "4", "--held-out", "2", "--seeds", "0"]
     words += ["--work", str(tmp_path / "work"), "--results", str(tmp_path / "kept")]
-    assert accuracy.main([*words, "--only", PLAIN, "alone progressive 50"]) == accuracy.UNFINISHED
+    assert accuracy.main([*words, "--only", PLAIN, "alone progressive 50"]) == UNFINISHED
     said = capsys.readouterr().out
     assert "alone-progressive-50-seed0 waits for progressive" in said
     (path,) = (tmp_path / "kept").glob("*/*.json")
