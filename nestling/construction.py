@@ -337,11 +337,10 @@ def first_run(
     try:
         returned = run(model, args, kwargs, strangers)
     except Exception as error:
-        shapes = [tuple(tensor.shape) for tensor in tensors_in((args, kwargs))]
         raise ModelError(
             f"{kind} fails in its own forward on the example inputs "
-            f"(shapes {shapes}): {brief(error)}; give Supernet inputs that the model accepts"
-            + _input_hint(args)
+            f"(shapes {_shapes((args, kwargs))}): {brief(error)}; give Supernet inputs that the "
+            f"model accepts{_input_hint(args)}"
         ) from error
     finally:
         handle.remove()
@@ -357,6 +356,11 @@ def first_run(
             f"{kind} overrides __call__ without nn.Module's, so that no hook runs, on which "
             "subnets rely; put that code into forward"
         )
+    _check_returned(returned, kind, (args, kwargs))
+
+
+def _check_returned(returned: Any, kind: str, inputs: Any) -> None:
+    """Raise `ModelError` unless a model of a kind returns what subnets can be compared by."""
     tensors = tensors_in(returned)
     if not tensors:
         raise ModelError(
@@ -369,11 +373,14 @@ def first_run(
             "its values() or a padded tensor"
         )
     if not any(tensor.numel() for tensor in tensors):
-        shapes = [tuple(tensor.shape) for tensor in tensors_in((args, kwargs))]
         raise ModelError(
-            f"{kind} returns only empty tensors on the example inputs (shapes {shapes}), so "
-            "nothing can be proven; give inputs of at least one example"
+            f"{kind} returns only empty tensors on the example inputs (shapes "
+            f"{_shapes(inputs)}), so nothing can be proven; give inputs of at least one example"
         )
+
+
+def _shapes(inputs: Any) -> list[tuple[int, ...]]:
+    return [tuple(tensor.shape) for tensor in tensors_in(inputs)]
 
 
 def _input_hint(args: Sequence[Any]) -> str:

@@ -238,23 +238,32 @@ def agreeing(
     for name in sorted(names):
         known = options.setdefault(leader[name], list(axes[name].counts))
         options[leader[name]] = [count for count in known if count in axes[name].counts]
+    if near is not None:
+        for name, counts in options.items():
+            counts.sort(key=_distance_to(near[name]))
 
     def led(at: Along) -> Extent:
         return Along(leader[at.axis], at.size)
 
     pairs = {(extents.substitute(a, led), extents.substitute(b, led)) for a, b in agree}
-    about = [(a, b, {*extents.axes_of(a), *extents.axes_of(b)}) for a, b in pairs if a != b]
+    for way in _ways(options, [(one, other) for one, other in pairs if one != other]):
+        yield {name: way[leader[name]] for name in names}
 
+
+def _ways(options: Mapping[str, Sequence[int]], agree: Sequence[Pair]) -> Iterator[dict[str, int]]:
+    """Yield the choices of one count an axis under which every pair agrees, the first ones first.
+
+    Counts are chosen axis by axis, and a pair is looked at as soon as the last of its axes has one.
+
+    Args:
+        options: counts of each axis; every axis of a pair is among them.
+        agree: the pairs.
+    """
     order = list(options)
-    if near is not None:
-        for name in order:
-            options[name].sort(key=_distance_to(near[name]))
-    # A pair is checked as soon as the last of its axes has a count.
     checks: list[list[Pair]] = [[] for _ in order]
-    for one, other, among in about:
-        if among:
+    for one, other in agree:
+        if among := {*extents.axes_of(one), *extents.axes_of(other)}:
             checks[max(map(order.index, among))].append((one, other))
-
     counts: dict[str, int] = {}
     tried = [iter(options[name]) for name in order[:1]]
     for _ in range(MOST_STEPS):
@@ -269,7 +278,7 @@ def agreeing(
         if any(extents.count(a, counts) != extents.count(b, counts) for a, b in checks[place]):
             continue
         if place + 1 == len(order):
-            yield {name: counts[leader[name]] for name in names}
+            yield dict(counts)
         else:
             tried.append(iter(options[order[place + 1]]))
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from nestling.entry import Entry
     from nestling.runtime import LoadedModel
+    from nestling.signature import TensorSpec
 
 TOP = 5
 
@@ -175,8 +176,6 @@ def _chosen(loaded: LoadedModel, file: Path, given: dict[str, float], batch: int
 
 def _read(source: str, loaded: LoadedModel) -> Tensor:
     """Return the input as a batch that fits the model's signature."""
-    import torch
-
     from nestling.errors import ModelError
 
     signature = loaded.menu.net.signature
@@ -186,16 +185,31 @@ def _read(source: str, loaded: LoadedModel) -> Tensor:
             f"`nestling run` gives a model one input, but this one takes {signature}; call it from "
             "Python with nestling.load"
         )
-    dtype: torch.dtype = getattr(torch, wanted.dtype)
-    normalisation = _normalisation(loaded.menu.facts)
-    picture = False
     if source == "-":
-        inputs = _array(sys.stdin.buffer.read(), "stdin")
+        numbers = _array(sys.stdin.buffer.read(), "stdin")
     elif source.endswith(".npy"):
-        inputs = _array(_bytes(source), source)
+        numbers = _array(_bytes(source), source)
     else:
-        inputs = _picture(_bytes(source), source, wanted.shape, loaded.menu.facts)
-        picture = True
+        picture = _picture(_bytes(source), source, wanted.shape, loaded.menu.facts)
+        return _batch(picture, source, wanted, loaded)
+    inputs = _batch(numbers, source, wanted, loaded)
+    if normalisation := _normalisation(loaded.menu.facts):
+        terminal.say(f"{source}: numbers taken as already normalised, {normalisation}")
+    return inputs
+
+
+def _batch(inputs: Tensor, source: str, wanted: TensorSpec, loaded: LoadedModel) -> Tensor:
+    """Return inputs as a batch of the model's dtype; one example becomes a batch of its own.
+
+    Raises:
+        ModelError: they are of another kind or shape than the model takes.
+    """
+    import torch
+
+    from nestling.errors import ModelError
+
+    signature, normalisation = loaded.menu.net.signature, _normalisation(loaded.menu.facts)
+    dtype: torch.dtype = getattr(torch, wanted.dtype)
     if inputs.dim() == len(wanted.shape) - 1:
         inputs = inputs[None]
     if inputs.dtype != dtype and not (inputs.is_floating_point() and dtype.is_floating_point):
@@ -210,8 +224,6 @@ def _read(source: str, loaded: LoadedModel) -> Tensor:
             f"the model takes {signature}, but {source} has the shape {tuple(inputs.shape)}; give "
             "one example or a batch of them"
         )
-    if normalisation and not picture:
-        terminal.say(f"{source}: numbers taken as already normalised, {normalisation}")
     return inputs.to(dtype)
 
 
