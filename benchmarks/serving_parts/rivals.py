@@ -50,12 +50,13 @@ def made(name: str, ms: float, percentile: float = 99.0, seed: int = 0) -> Made:
 
 
 def only(policy: Policy, rung: int) -> Policy:
-    """Return a policy that always chooses one rung, and batches as the other does."""
+    """Return a policy that always chooses one rung, with calls of at most half the objective."""
+    half = (policy.limit_ms or float("inf")) / 2
 
-    def judge(asked: int, *seen: Any) -> tuple[bool, int]:
-        return asked <= rung, policy.judge(asked, *seen)[1]
+    def judge(asked: int, *_: Any) -> tuple[bool, int]:
+        return asked <= rung, max(policy.forecast.batch_within(asked, half), 1)
 
-    return replace(policy, judge=judge, least=rung)
+    return replace(policy, judge=judge, relief=None, least=rung)
 
 
 def at_random(policy: Policy, seed: int) -> Steer:
