@@ -39,13 +39,18 @@ SHOWN = ("step-20-smallest", "bursty8-40-smallest")
 OBJECTIVES = 3  # the first scenarios: 70 % of the largest's capacity at three objectives
 
 
-def trials(options: argparse.Namespace) -> list[tuple[Scenario, str]]:
-    """Return the scenarios and policies that are asked for."""
+def trials(options: argparse.Namespace, entries: Sequence[str]) -> list[tuple[Scenario, str]]:
+    """Return the scenarios and policies that are asked for.
+
+    Args:
+        options: of the command.
+        entries: of the menu, in order of their speed.
+    """
     return [
         (scenario.scaled(options.scale), policy)
         for scenario in SCENARIOS
         if any(fnmatch.fnmatch(scenario.name, pattern) for pattern in options.only or ["*"])
-        for policy in options.policies
+        for policy in rivals.each_of(options.policies, entries)
     ]
 
 
@@ -68,7 +73,7 @@ def measure(options: argparse.Namespace) -> None:
         found = loadgen.single_stream(SCENARIOS[0].scaled(options.scale), served)
         keep(folder, "loadgen-single-stream", found, about)
     else:
-        for scenario, policy in trials(options):
+        for scenario, policy in trials(options, figures.forecast(served.model).names):
             name = f"{scenario.name}--{policy}"
             if (folder / f"{name}.json").exists() and not options.again:
                 continue
@@ -168,7 +173,7 @@ def do(options: argparse.Namespace) -> int:
     elif options.tables:
         document(options.results)
     elif options.list:
-        for scenario, policy in trials(options):
+        for scenario, policy in trials(options, results.entries(options.results)):
             name = f"{scenario.name}--{policy}"
             kept = (options.results / f"{name}.json").exists()
             print(f"{name:<44} {'kept' if kept else 'to do'}")

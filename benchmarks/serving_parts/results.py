@@ -43,6 +43,12 @@ def read(folder: Path = KEPT) -> list[dict[str, Any]]:
     return [strictjson.read(p, cure="run the benchmark again") for p in places if p.stem != COSTS]
 
 
+def entries(folder: Path = KEPT) -> list[str]:
+    """Return the entries of the menu of the kept trials, fastest first; none without a trial."""
+    found = read(folder)
+    return [row["name"] for row in reversed(found[0]["about"]["menu"])] if found else []
+
+
 def read_costs(folder: Path = KEPT) -> dict[str, Any]:
     """Return what the engine itself costs, as kept; empty if it was not measured."""
     place = folder / f"{COSTS}.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,22 @@ from nestling.runtime import LoadedModel
 
 OURS, LARGEST, SMALLEST = "governor", "largest", "smallest"
 RANDOM, RELOAD, SLACK = "random", "reload", "slackfit"
-POLICIES = (OURS, LARGEST, SMALLEST, RANDOM, RELOAD, SLACK)
+BETWEEN, FIXED = "between", "fixed-"  # every fixed net between these two; the name of one of them
+POLICIES = (OURS, LARGEST, SMALLEST, RANDOM, RELOAD, SLACK, BETWEEN)
 BUCKETS = 16  # of SlackFit
 
 Made = Callable[[Forecast], Steer]
+
+
+def each_of(policies: Sequence[str], entries: Sequence[str]) -> list[str]:
+    """Return the names of policies, with one for each net between the largest and the smallest.
+
+    Args:
+        policies: of `POLICIES`.
+        entries: of the menu, in order of their speed.
+    """
+    between = [FIXED + entry for entry in entries[1:-1]]
+    return [name for policy in policies for name in (between if policy == BETWEEN else [policy])]
 
 
 def made(name: str, ms: float, percentile: float = 99.0, seed: int = 0) -> Made:
@@ -44,18 +56,22 @@ def made(name: str, ms: float, percentile: float = 99.0, seed: int = 0) -> Made:
         return lambda forecast: steered(only(latency(forecast), forecast.top))
     if name == SMALLEST:
         return lambda forecast: steered(only(latency(forecast), 0))
+    if name.startswith(FIXED):
+        entry = name.removeprefix(FIXED)
+        return lambda forecast: steered(only(latency(forecast), forecast.rung(entry)))
     if name == RANDOM:
         return lambda forecast: at_random(latency(forecast), seed)
     return lambda forecast: slackfit(latency(forecast))
 
 
 def only(policy: Policy, rung: int) -> Policy:
-    """Return a policy that always chooses one rung, and batches as the other does."""
+    """Return a policy that always chooses one rung, with calls of at most half the objective."""
+    half = (policy.limit_ms or float("inf")) / 2
 
-    def judge(asked: int, *seen: Any) -> tuple[bool, int]:
-        return asked <= rung, policy.judge(asked, *seen)[1]
+    def judge(asked: int, *_: Any) -> tuple[bool, int]:
+        return asked <= rung, max(policy.forecast.batch_within(asked, half), 1)
 
-    return replace(policy, judge=judge, least=rung)
+    return replace(policy, judge=judge, relief=None, least=rung)
 
 
 def at_random(policy: Policy, seed: int) -> Steer:

@@ -1,21 +1,28 @@
 """Latency: nearly all requests are answered within a time, counted from their arrival.
 
-A rung fits when, with calls as slow as the slow ones of late,
+A rung could go on for good when, with calls as slow as the slow ones of late,
 
 - a request that just misses a batch can wait for it and then run: twice a call's time is within the
   limit, which bounds the batch;
-- the next request and the whole queue are done within the limit;
 - it runs more examples a second than arrive, with `ROOM` to spare.
 
-Where nothing fits, batches are as large as the profile itself allows by the first rule: what waits
-is late already, and small batches would only make the queue longer.
+It may run now, with what waits, when
 
-Source for the first rule: Crankshaw et al., Clipper: A Low-Latency Online Prediction Serving System
-(NSDI 2017), section 4.3.
+- the next request is done in time;
+- the fastest could answer the rest of the queue in time afterwards, and all that come meanwhile.
+
+So a better net runs as long as a faster one can still make up for it. Where none may run, batches
+are as large as the profile itself allows by the first rule: what waits is late already, and small
+batches would only make the queue longer.
+
+Sources: Crankshaw et al., Clipper: A Low-Latency Online Prediction Serving System (NSDI 2017),
+section 4.3, for the first rule; choosing by the slack of those that wait is that of Khare et al.,
+SuperServe (NSDI 2025), which looks at the next request alone.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 
 from nestling.errors import BudgetError
@@ -25,6 +32,8 @@ from nestling.governor.records import Policy
 
 ROOM = 1.1  # times the arrivals that a rung must be able to run
 HOLDS = 10  # limits for which a better entry must fit
+FEW = 0.5  # arrivals during a call below which none are expected
+PLANNED = 0.95  # of the limit; what calls take themselves is not all that requests wait for
 
 
 def latency(forecast: Forecast, *, ms: float, percentile: float = 99.0) -> Policy:
@@ -52,21 +61,42 @@ def latency(forecast: Forecast, *, ms: float, percentile: float = 99.0) -> Polic
     times, speeds = forecast.times, forecast.speeds
     plain = [max(forecast.batch_within(rung, limit / 2), 1) for rung in range(len(times))]
 
-    def judge(
-        rung: int, usual: float, slow: float, queue: int, waited: float, rate: float, _: float
-    ) -> tuple[bool, int]:
-        alone = times[rung]
-        most = bisect_right(alone, limit / (usual + slow)) - 1
+    def judge(rung: int, usual: float, slow: float, rate: float, _: float) -> tuple[bool, int]:
+        most = bisect_right(times[rung], limit / (usual + slow)) - 1
         if most < 1:
             return False, plain[rung]
+        return rate * ROOM <= speeds[rung][most] / usual, max(most, plain[rung])
+
+    planned, fastest, most_at_once = PLANNED * limit, times[0], plain[0]
+
+    def drained(count: float) -> float:
+        """Return the milliseconds in which the fastest runs so many, as profiled."""
+        whole, rest = divmod(math.ceil(count), most_at_once)
+        return whole * fastest[most_at_once] + fastest[rest]
+
+    def relief(rung: int, slow: float, fast: float, queue: int, waited: float, rate: float) -> int:
+        alone = times[rung]
+        most = bisect_right(alone, (planned - waited) / slow) - 1
+        if most < 1:
+            return 0
         batch = queue if queue < most else most
-        speed = speeds[rung][most] / usual
-        fits = (
-            waited + alone[batch] * slow <= limit
-            and queue <= speed * limit
-            and rate * ROOM <= speed
-        )
-        return fits, most if fits else max(most, plain[rung])
+        took = alone[batch] * slow
+        left = queue - batch
+        if left and waited * left / queue + took + fast * drained(left) > planned:
+            return 0
+        new = rate * took
+        if new > FEW and took + fast * drained(left + new) > planned:
+            return 0
+        return batch
 
     hold = min(max(HOLDS * limit / 1000, 0.1), 10.0)
-    return Policy(goal, forecast, judge, hold, limit, share, gap=HOLDS * hold)
+    return Policy(
+        goal,
+        forecast,
+        judge,
+        relief,
+        hold=hold,
+        limit_ms=limit,
+        percentile=share,
+        gap=HOLDS * hold,
+    )

@@ -11,10 +11,14 @@ from typing import NamedTuple, TypeAlias
 
 from nestling.governor.forecast import Forecast
 
-# (rung, factors on the profile's times for a usual call and for a slow one, waiting, milliseconds
-# that the next one has waited, arrivals a millisecond, factor on the profile's joules) -> whether
-# the rung fits now, and how many examples it may run at most
-Judge: TypeAlias = Callable[[int, float, float, int, float, float, float], tuple[bool, int]]
+# (rung, factors on the profile's times for a usual call and for a slow one, arrivals a millisecond,
+# factor on the profile's joules) -> whether the rung could go on like this for good, and how many
+# examples it may run at a time
+Judge: TypeAlias = Callable[[int, float, float, float, float], tuple[bool, int]]
+# (rung, factor on the profile's times for a slow call of it, the same of the least rung, waiting,
+# milliseconds that the next one has waited, arrivals a millisecond) -> how many examples it may run
+# now; 0 where it must not run, for the sake of those that wait
+Relief: TypeAlias = Callable[[int, float, float, int, float, float], int]
 
 
 class Reading(NamedTuple):
@@ -52,7 +56,8 @@ class Policy:
     Attributes:
         goal: what is held, in words.
         forecast: what the entries cost.
-        judge: whether a rung fits now, and how many examples it may run.
+        judge: whether a rung could go on for good with what arrives.
+        relief: whether a rung may run now with what waits; None where the queue does not matter.
         hold: seconds for which a better entry must fit before it is chosen.
         limit_ms: milliseconds after which a request is late; None where there is no such limit.
         percentile: share of requests that are to be within it, 0 to 100.
@@ -64,6 +69,7 @@ class Policy:
     goal: str
     forecast: Forecast
     judge: Judge
+    relief: Relief | None = None
     hold: float = 1.0
     limit_ms: float | None = None
     percentile: float = 99.0
@@ -78,25 +84,28 @@ class State(NamedTuple):
     Attributes:
         policy: that is followed.
         rung: that was chosen.
+        steady: the one that fits what arrives; `rung` is below it while the queue is too long.
         clock: the last reading's time that made sense; None before the first.
         time: seconds that have passed, without jumps of the clock.
         rate: arrivals a millisecond, smoothed over a hold.
-        surge: the same over a fifth of a hold; the larger of both counts.
+        surge: the same over a fifth of a hold, for what comes while the queue is long.
         pace: how many times as long as profiled all calls take here now.
         factors: by rung, how many times as long as that its calls take.
         spread: how many times as long as usual the slow ones take.
         caution: at least 1; grows where requests are late although the forecast said otherwise.
-        ran: batches since the last change.
-        better: the best rung that fitted throughout since `calm`; equal to `rung` if none.
+        ran: batches since the steady rung changed.
+        better: the best rung that fitted throughout since `calm`; equal to `steady` if none.
         calm: since when a better rung fits.
         raised: when the governor last went up.
         patience: how many times the usual hold it waits before it goes up.
         until: time before which it does not go up.
         spent: how many times as much energy as profiled an example takes.
+        ratio: how many times as long as forecast the last call took.
     """
 
     policy: Policy
     rung: int
+    steady: int
     clock: float | None
     time: float
     rate: float
@@ -112,6 +121,7 @@ class State(NamedTuple):
     patience: float
     until: float
     spent: float
+    ratio: float
 
 
 class Choice(NamedTuple):
@@ -123,7 +133,8 @@ class Choice(NamedTuple):
         batch: examples that it may run at most.
         before: the entry of the choice before.
         cause: in short: start, stay, down, up, wait (a better one fits, but not for long enough
-            yet), overload (not even the fastest fits).
+            yet), relief (a faster one until the queue is shorter), back (the queue is shorter),
+            overload (not even the fastest fits).
         policy: that decided: of a schedule, the one that holds now.
         reading: what was seen.
         state: what was known.
@@ -157,6 +168,11 @@ class Choice(NamedTuple):
                 f"{self.entry} fits; {state.policy.forecast.names[state.better]} would too, but "
                 "not for long enough yet"
             ),
+            "relief": (
+                f"{state.policy.forecast.names[state.steady]} would keep those waiting too long, "
+                f"{self.entry} runs until the queue is shorter"
+            ),
+            "back": f"{self.entry} again, since the queue is shorter",
             "overload": f"not even {self.entry}, the fastest, fits; it runs",
         }
         return f"{self.policy.goal}: {told[self.cause]} ({seen})"

@@ -60,7 +60,7 @@ def schedule(
     goal = "; ".join(f"from {when} {policy.goal}" for when, (_, policy) in zip(
         sorted(at, key=_seconds), parts, strict=True))  # fmt: skip
     hold = max(policy.hold for policy in policies)
-    return Policy(goal, forecast, policies[0].judge, hold, gap=DAY, moment=moment)
+    return Policy(goal, forecast, policies[0].judge, hold=hold, gap=DAY, moment=moment)
 
 
 def _made(forecast: Forecast, when: str, what: Any) -> Policy:

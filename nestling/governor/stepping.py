@@ -6,8 +6,11 @@
   change teach about that entry alone and the later ones about the machine, hence about all; and the
   spread between a usual call and a slow one, which is tracked as a percentile, not as a mean.
 - Where requests are late although the forecast said otherwise, it grows cautious.
-- Down at once, as far as needed; up only when a better entry has fitted for long enough, with room
-  to spare; and for longer each time that going up was a mistake.
+- Two questions are kept apart. Which entry could go on for good with what arrives? That is the
+  steady one; it goes down as soon as it does not fit, and up only when a better one has fitted for
+  long enough, with room to spare; and for longer each time that going up was a mistake. And may it
+  run now, with what waits? Where not, the best of the faster ones that may runs until the queue is
+  shorter. A burst thus costs accuracy while it lasts, and none afterwards.
 
 The percentile is tracked by stochastic approximation: Robbins and Monro, A Stochastic Approximation
 Method (Annals of Mathematical Statistics, 1951), on a scale of ratios.
@@ -29,7 +32,8 @@ CALM = 0.2  # holds for which a better entry must fit before it is chosen
 FACTORS = 0.2, 100.0  # bounds of the correction
 SPREAD, SPREADS = 1.25, (1.05, 4.0)  # before anything was seen; bounds
 WIDER = 0.08  # growth of the spread at a call slower than it
-WARIER, WARIEST = 0.08, 2.0  # growth of the caution at a late request; its bound
+WARIER, WARIEST = 0.02, 2.0  # growth of the caution at a late request; its bound
+REST = 2.0  # times as many could be late where the caution comes to rest
 MANY = 4  # late requests of one step that count
 MISTAKE, PATIENCE = 4.0, 16.0  # holds after which going up was none; most patience
 
@@ -48,12 +52,12 @@ def begin(policy: Policy, rung: int | None = None) -> State:
         fitting = [
             place
             for place in range(forecast.top + 1)
-            if judge(place, RISE, RISE * SPREAD, 1, 0.0, 0.0, 1.0)[0]
+            if judge(place, RISE, RISE * SPREAD, 0.0, 1.0)[0]
         ]
         rung = max(fitting, default=0)
     return State(
-        policy, rung, None, 0.0, 0.0, 0.0, 1.0, factors, SPREAD, 1.0, 0, rung, 0.0, -math.inf, 1.0,
-        0.0, 1.0,
+        policy, rung, rung, None, 0.0, 0.0, 0.0, 1.0, factors, SPREAD, 1.0, 0, rung, 0.0, -math.inf,
+        1.0, 0.0, 1.0, 1.0,
     )  # fmt: skip
 
 
@@ -71,34 +75,43 @@ def step(state: State, reading: Reading) -> tuple[State, Choice]:
         >>> choice.entry
         'half'
     """
-    whole, rung, clock, time, rate, surge, pace, factors, spread, caution, ran = state[:11]
+    whole, ran_last, steady, clock, time, rate, surge, pace, factors, spread, caution, ran = state[
+        :12
+    ]
     now, queue, waited, arrived, _, batch, _, answered, _, _ = reading
     clock, gap = _passed(clock, now, whole.gap)
     rate = _rate(rate, arrived, gap, whole.hold, time)
     surge = _rate(surge, arrived, gap, CALM * whole.hold, time)
     time += gap
     policy = whole if whole.moment is None else whole.moment(time)
-    spent = state.spent
+    spent, ratio = state.spent, state.ratio
     if batch >= 1:
-        pace, factors, spread, spent = _learned(state, reading, policy)
+        pace, factors, spread, spent, ratio = _learned(state, reading, policy)
     if answered >= 1:
-        caution = _warned(caution, reading, policy.percentile, ran)
+        caution = _warned(state, reading, policy)
     queue = queue if 1 <= queue < LARGEST else 1
     waited = waited if 0 <= waited < LARGEST else 0.0
-    seen = queue, waited, rate if rate > surge else surge, spent
-    slow = pace * caution
-    top, fits, batch, lasting = _fitting(policy, rung, (slow, factors, spread), seen)
-    cause, rung, better, calm, raised, patience, until = _moved(state, time, top, fits, lasting)
-    if cause == "up":
-        own = slow * factors[rung]
-        batch = policy.judge(rung, own, own * spread, *seen)[1]
-    ran = ran + 1 if rung == state.rung else 0
+    slowness = pace * caution, factors, spread
+    top, fits, batch = _fitting(policy, steady, slowness, rate, spent)
+    cause, steady, better, calm, raised, patience, until = _moved(state, time, top, fits)
+    rung = steady
+    if policy.relief is not None:
+        rung, batch = _relieved(
+            policy, steady, ran_last, slowness, (queue, waited, max(rate, surge))
+        )
+        if not batch:
+            cause, batch = "overload", policy.judge(rung, pace, pace * spread, rate, spent)[1]
+        elif rung < steady:
+            cause = "relief"
+        elif ran_last < rung and cause in ("stay", "wait"):
+            cause = "back"
+    ran = ran + 1 if steady == state.steady else 0
     new = State(
-        whole, rung, clock, time, rate, surge, pace, factors, spread, caution, ran, better, calm,
-        raised, patience, until, spent,
+        whole, rung, steady, clock, time, rate, surge, pace, factors, spread, caution, ran, better,
+        calm, raised, patience, until, spent, ratio,
     )  # fmt: skip
     names = whole.forecast.names
-    choice = Choice(rung, names[rung], batch, names[state.rung], cause, policy, reading, new)
+    choice = Choice(rung, names[rung], batch, names[ran_last], cause, policy, reading, new)
     return new, choice
 
 
@@ -106,36 +119,69 @@ def _fitting(
     policy: Policy,
     rung: int,
     slowness: tuple[float, tuple[float, ...], float],
-    seen: tuple[int, float, float, float],
-) -> tuple[int, bool, int, bool]:
-    """Return the rung that fits now: the best above that fits with room to spare, else at most it.
+    rate: float,
+    spent: float,
+) -> tuple[int, bool, int]:
+    """Return the rung that fits what arrives: the best above with room to spare, else at most it.
 
     Args:
         policy: that judges.
-        rung: of the step before.
+        rung: the steady one of the step before.
         slowness: what all calls take over the profile, what each rung's do over that, and slow
             ones over usual ones.
-        seen: the queue, how long its head has waited, the rate, and the energy factor.
+        rate: arrivals a millisecond.
+        spent: the energy factor.
 
     Returns:
-        The rung; whether it fits (not even the fastest may); the examples it may run, of `rung`
-        itself where that fits; and whether `rung` would not even fit with an empty queue.
+        The rung; whether it fits (not even the fastest may); and the examples it may run at a time,
+        of `rung` itself where that fits.
     """
     judge, (slow, factors, spread) = policy.judge, slowness
     own = slow * factors[rung]
-    fits, batch = judge(rung, own, own * spread, *seen)
+    fits, batch = judge(rung, own, own * spread, rate, spent)
     if fits:
         for above in range(len(factors) - 1, rung, -1):
             own = RISE * slow * factors[above]
-            if judge(above, own, own * spread, *seen)[0]:
-                return above, True, batch, False
-        return rung, True, batch, False
-    lasting = not judge(rung, own, own * spread, 1, 0.0, *seen[2:])[0]
+            if judge(above, own, own * spread, rate, spent)[0]:
+                return above, True, batch
+        return rung, True, batch
     while not fits and rung:
         rung -= 1
         own = slow * factors[rung]
-        fits, batch = judge(rung, own, own * spread, *seen)
-    return rung, fits, batch, lasting
+        fits, batch = judge(rung, own, own * spread, rate, spent)
+    return rung, fits, batch
+
+
+def _relieved(
+    policy: Policy,
+    steady: int,
+    before: int,
+    slowness: tuple[float, tuple[float, ...], float],
+    seen: tuple[int, float, float],
+) -> tuple[int, int]:
+    """Return the best rung up to the steady one that may run now, and how many examples.
+
+    Better ones than what ran before need room to spare, or it would go to and fro. Where none may,
+    it is the least one, with 0 examples.
+
+    Args:
+        policy: with a relief.
+        steady: the rung that could go on for good.
+        before: the rung of the step before.
+        slowness: as for `_fitting`.
+        seen: the queue, how long its head has waited, and the rate.
+    """
+    slow, factors, spread = slowness
+    slow *= spread
+    relief, least = policy.relief, policy.least
+    assert relief is not None
+    fast = slow * factors[least]
+    for rung in range(steady, least - 1, -1):
+        own = slow * factors[rung]
+        batch = relief(rung, own if rung <= before else RISE * own, fast, *seen)
+        if batch:
+            return rung, batch
+    return least, 0
 
 
 def _passed(clock: float | None, now: float, most: float) -> tuple[float | None, float]:
@@ -165,19 +211,22 @@ def _rate(rate: float, arrived: float, gap: float, hold: float, time: float) -> 
 
 def _learned(
     state: State, reading: Reading, policy: Policy
-) -> tuple[float, tuple[float, ...], float, float]:
-    """Return the corrections after a batch: pace, factors by rung, spread, and energy."""
-    pace, factors, spread, _, ran = state[6:11]
-    spent = state.spent
+) -> tuple[float, tuple[float, ...], float, float, float]:
+    """Return the corrections after a batch: pace, factors by rung, spread, energy, and the ratio.
+
+    What a call takes for once teaches nothing: of two ratios in a row, the milder one does.
+    """
+    pace, factors, spread, _, ran = state[7:12]
+    steady, spent, last = state.steady, state.spent, state.ratio
     _, _, _, _, rung, batch, took, _, _, joules = reading
     forecast = policy.forecast
     if not (1 <= batch <= forecast.batches[-1] and 0 <= rung < len(factors)):
-        return pace, factors, spread, spent
+        return pace, factors, spread, spent, last
     if forecast.joules is not None and 0 < joules < LARGEST:
         share = min(max(joules / (batch * forecast.joules[rung]), 0.01), 100.0)
         spent += LEARNING * (share - spent)
     if not 0 < took < LARGEST:
-        return pace, factors, spread, spent
+        return pace, factors, spread, spent, last
     usual = pace * factors[rung]
     ratio = took / (forecast.times[rung][batch] * usual)
     rare = 1 - policy.percentile / 100
@@ -187,48 +236,56 @@ def _learned(
     else:
         spread *= 1 - WIDER * rare
         spread = spread if spread > SPREADS[0] else SPREADS[0]
-    change = 1 + LEARNING * ((0.5 if ratio < 0.5 else 2.0 if ratio > 2 else ratio) - 1)
+    common = _median(ratio, last)
+    change = 1 + LEARNING * ((0.5 if common < 0.5 else 2.0 if common > 2 else common) - 1)
     if not FACTORS[0] < usual * change < FACTORS[1]:
-        return pace, factors, spread, spent
-    if ran < ALONE:
-        return pace, (*factors[:rung], factors[rung] * change, *factors[rung + 1 :]), spread, spent
-    return pace * change, factors, spread, spent
+        return pace, factors, spread, spent, ratio
+    if ran < ALONE or rung != steady:
+        factors = (*factors[:rung], factors[rung] * change, *factors[rung + 1 :])
+        return pace, factors, spread, spent, ratio
+    return pace * change, factors, spread, spent, ratio
 
 
-def _warned(caution: float, reading: Reading, percentile: float, ran: int) -> float:
+def _median(ratio: float, last: float) -> float:
+    """Return the median of two ratios and 1: what two calls in a row agree on."""
+    if (ratio > 1) != (last > 1):
+        return 1.0
+    return min(ratio, last) if ratio > 1 else max(ratio, last)
+
+
+def _warned(state: State, reading: Reading, policy: Policy) -> float:
     """Return the caution after requests were answered.
 
-    It comes to rest where a quarter of the share that may be late is late. Where the fastest entry
-    has been running for a while and is late, no caution would have helped.
+    It comes to rest where half of the share that may be late is late. Where the fastest entry has
+    been the steady one for a while and is late, no caution would have helped.
     """
-    answered, late = reading.answered, reading.late
+    caution, answered, late = state.caution, reading.answered, reading.late
     if not 0 < answered < LARGEST or not 0 <= late < LARGEST:
         return caution
-    if late and (reading.rung > 0 or ran < ALONE):
+    if late and (state.steady > policy.least or state.ran < ALONE):
         caution += WARIER * (late if late < MANY else MANY)
         return caution if caution < WARIEST else WARIEST
     if caution == 1.0 or late >= answered:
         return caution
-    caution -= WARIER * (100 - percentile) / 400 * (answered - late)
+    caution -= WARIER * (100 - policy.percentile) / (100 * REST) * (answered - late)
     return caution if caution > 1.0 else 1.0
 
 
 def _moved(
-    state: State, time: float, top: int, fits: bool, lasting: bool
+    state: State, time: float, top: int, fits: bool
 ) -> tuple[str, int, int, float, float, float, float]:
-    """Return the cause, the rung, and what is remembered on the way up.
+    """Return the cause, the steady rung, and what is remembered on the way up.
 
     Args:
         state: of the step before.
         time: now.
-        top: the rung that fits now: below that of the state, or the best of those above it.
+        top: the rung that fits what arrives: below that of the state, or the best of those above.
         fits: whether it does; False where not even the fastest fits.
-        lasting: whether the state's rung would not fit without a queue either.
     """
-    rung, better, calm, raised, patience, until = state.rung, *state[11:16]
+    rung, better, calm, raised, patience, until = state.steady, *state[12:17]
     hold = state.policy.hold
     if top < rung or not fits:
-        if lasting and top < rung:
+        if top < rung:
             if time - raised < MISTAKE * hold * patience:
                 patience = min(2 * patience, PATIENCE)
             until = time + hold * patience

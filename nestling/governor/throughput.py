@@ -32,11 +32,10 @@ def throughput(forecast: Forecast, *, per_second: float | None = None) -> Policy
     largest = forecast.largest
     speeds = tuple(row[-1] for row in forecast.speeds)
 
-    def judge(
-        rung: int, usual: float, slow: float, queue: int, waited: float, rate: float, spent: float
-    ) -> tuple[bool, int]:
-        speed = speeds[rung] / usual
-        wanted = max(least / 1000, ROOM * rate)
-        return speed >= wanted and queue <= max(speed * BACKLOG, largest), largest
+    def judge(rung: int, usual: float, slow: float, rate: float, spent: float) -> tuple[bool, int]:
+        return speeds[rung] / usual >= max(least / 1000, ROOM * rate), largest
 
-    return Policy(goal, forecast, judge)
+    def relief(rung: int, slow: float, fast: float, queue: int, waited: float, rate: float) -> int:
+        return largest if queue <= max(speeds[rung] / slow * BACKLOG, largest) else 0
+
+    return Policy(goal, forecast, judge, relief)

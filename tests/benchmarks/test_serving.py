@@ -81,7 +81,24 @@ def test_the_timeline_counts_every_request_once():
     }
 
 
-@pytest.mark.parametrize("policy", rivals.POLICIES)
+def test_between_is_every_fixed_net_but_the_ends():
+    found = rivals.each_of(["governor", "between"], ["a", "b", "c", "d"])
+    assert found == ["governor", "fixed-b", "fixed-c"]
+    assert rivals.each_of(["between", "random"], ["a", "b"]) == ["random"]
+
+
+def test_the_lead_is_over_the_best_fixed_net_that_attains_as_much():
+    def row(attained, accuracy):
+        return {"attained": attained, "mean_accuracy": accuracy}
+
+    rows = {"governor": row(0.99, 0.6), "largest": row(0.5, 0.9), "smallest": row(1.0, 0.3)}
+    assert tables.equal(rows) == "+30.00 (smallest)"
+    rows |= {"fixed-m": row(0.99, 0.62), "fixed-n": row(0.98, 0.8), "random": row(1.0, 0.7)}
+    assert tables.equal(rows) == "-2.00 (m)"
+    assert tables.equal(rows | {"governor": row(1.01, 0.6)}) == "none attains as much"
+
+
+@pytest.mark.parametrize("policy", rivals.each_of(rivals.POLICIES, NAMES))
 def test_every_rival_answers_in_bounds(policy):
     steer = rivals.made(policy, 20.0)(FORECAST)
     seen = set()
@@ -91,7 +108,7 @@ def test_every_rival_answers_in_bounds(policy):
         assert 1 <= choice.batch <= 8
         assert choice.entry == NAMES[choice.rung]
         seen.add(choice.rung)
-    expected = {"largest": {2}, "smallest": {0}, "random": {0, 1, 2}}
+    expected = {"largest": {2}, "smallest": {0}, "fixed-e1": {1}, "random": {0, 1, 2}}
     assert seen == expected.get(policy, seen)
 
 
