@@ -1,0 +1,43 @@
+"""How the benchmarks' commands end, and that every one of them tells its options."""
+
+import argparse
+
+import nested
+import pytest
+import serving
+import training_cost
+from comparison.commands import UNFINISHED, ended, replaced
+
+from nestling.errors import ModelError
+from nestling.interruption import Interrupted
+
+
+@pytest.mark.parametrize(
+    ("stop", "status", "said"),
+    [
+        (ModelError("no such net"), 1, "error: no such net\n"),
+        (Interrupted("stopped and saved"), UNFINISHED, "stopped and saved\n"),
+    ],
+)
+def test_what_stops_a_command_is_told_without_a_traceback(capsys, stop, status, said):
+    def do(options):
+        raise stop
+
+    assert ended(do, argparse.Namespace()) == status
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_command_that_runs_through_has_its_own_status():
+    assert ended(lambda options: options.status, argparse.Namespace(status=4)) == 4
+
+
+def test_help_and_what_replaces_settings(accuracy):
+    nouns = {accuracy: "cases", nested: "cases", training_cost: "jobs", serving: "scenarios"}
+    for script, noun in nouns.items():
+        text = " ".join(script.parser().format_help().split())
+        assert f"print the {noun} and their states" in text
+    options = nested.parser().parse_args(["--seeds", "3", "5", "--lr", "0.1", "--epochs", "7"])
+    assert replaced(options, "lr", "held_out") == {
+        "data": None, "epochs": 7, "batch": None, "device": None, "lr": 0.1, "held_out": None,
+        "seeds": (3, 5),
+    }  # fmt: skip
