@@ -8,12 +8,12 @@ has norms of its own; all learn from the labels, and the gradients of all make o
 
 The half step is the authors' later correction ("Centered Weight Quantization for Low Precision" in
 the readme of their code; the top bits stay the top bits). Without it, as the paper has it, weights
-of mean zero become weights of mean -1 / 2^k. At 2 bits, from scratch, that is half of their
+of mean zero become weights of mean -1 / 2^k. At 2 bits, from scratch, that is near half of their
 deviation: all channels see the same negative sum of their inputs, what passes the next ReLU stays
 below half a step of the inputs, 1.3 with a clipping level of 8, and so all inputs of every other
 layer round to zero. Norms then divide by next to nothing, while the gradient goes straight through
-the rounding: it grew by a factor of ten to a hundred a layer, to infinity in ResNet-20, at the
-first step.
+the rounding: on pictures it grew by a factor of some thousand a block, to infinity in ResNet-20, at
+the first step.
 
 Fewer than 2 bits are left out: the paper has none, and with a clipping level of 8 inputs of one bit
 would be 8 from 4 on and zero below, where nearly all of what comes out of a norm lies.
