@@ -266,22 +266,36 @@ def rounded(module: nn.Module) -> dict[int, nn.Parameter | None]:
     for name, layer in coded_layers(module):
         weight, scale = layer.stored
         values = layer.weight.detach().clone(memory_format=torch.preserve_format)
-        if not bool(torch.isfinite(weight).all() & torch.isfinite(scale).all()):
-            raise ModelError(
-                f"the weight or the scale of {name!r} has entries that are NaN or infinite, which "
-                "no bits can stand for: the training has diverged; go back to weights that are "
-                "finite, and lower the learning rate"
-            )
-        beyond = quantize.share_beyond(weight.detach(), scale.detach())
-        if beyond > SATURATED:
-            raise ModelError(
-                f"{beyond:.0%} of the weights of {name!r} lie beyond their scale, so that nothing "
-                "is left of them but signs; train in few bits, which moves the scales, or measure "
-                "these anew: net.load_state_dict(weights) with weights alone, without scales"
-            )
+        check_storable(name, weight.detach(), scale.detach())
         found[id(weight)] = parameter_like(values, weight, weight.requires_grad)
         found[id(scale)] = None
     return found
+
+
+def check_storable(layer: str, weight: Tensor, scale: Tensor) -> None:
+    """Check that integers can stand for a weight.
+
+    Args:
+        layer: its path, for the message.
+        weight: of the layer.
+        scale: of the weight, as it is trained.
+
+    Raises:
+        ModelError: a number is NaN or infinite, or nearly all weights lie beyond their scale.
+    """
+    if not bool(torch.isfinite(weight).all() & torch.isfinite(scale).all()):
+        raise ModelError(
+            f"the weight or the scale of {layer!r} has entries that are NaN or infinite, which "
+            "no bits can stand for: the training has diverged; go back to weights that are "
+            "finite, and lower the learning rate"
+        )
+    beyond = quantize.share_beyond(weight, scale)
+    if beyond > SATURATED:
+        raise ModelError(
+            f"{beyond:.0%} of the weights of {layer!r} lie beyond their scale, so that nothing "
+            "is left of them but signs; train in few bits, which moves the scales, or measure "
+            "these anew: net.load_state_dict(weights) with weights alone, without scales"
+        )
 
 
 def settle(module: nn.Module) -> None:

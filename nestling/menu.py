@@ -290,6 +290,8 @@ class Menu:
             FileError: the file cannot be written.
             SpecError: the units were reordered or the weights changed since the menu was made; or
                 there are no weights to write as integers.
+            ModelError: weights to write as integers are NaN or infinite, or nearly all of a layer's
+                lie beyond their scale.
         """
         self.check_current()
         parts = self.net, self.entries, self.metric, self.order, self.profile, self.facts

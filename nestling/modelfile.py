@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from nestling import container, quantize, rewrite
-from nestling.coding import SCALE, Coding, attach, is_attached, unfit
+from nestling.coding import SCALE, Coding, attach, check_storable, is_attached, unfit
 from nestling.construction import copied
 from nestling.entry import Entry, checked_name
 from nestling.errors import FileError, ModelError, NestlingError, SpecError, did_you_mean
@@ -74,6 +74,7 @@ def save(menu: Contents, path: Path, *, integers: bool = False) -> Path:
     Raises:
         FileError: the path does not end in `.nest`, or the file cannot be written.
         SpecError: `integers`, but there are no such weights.
+        ModelError: `integers`, but these are NaN or infinite, or nearly all beyond their scale.
     """
     if path.suffix != ".nest":
         raise FileError(f"a model file ends in .nest, but the path is {path}; rename it")
@@ -253,6 +254,7 @@ def _to_planes(menu: Contents, tensors: dict[str, Tensor]) -> dict[str, int]:
         if bits < FULL:
             name = coding.parameter("weight")
             weight, scale = (tensors[f"weights/{coding.parameter(k)}"] for k in ("weight", SCALE))
+            check_storable(coding.module, weight, scale)
             codes = quantize.integers(weight, quantize.positive(scale), bits)
             del tensors[f"weights/{name}"]
             for place, plane in enumerate(planes_of(codes, bits), 1):

@@ -519,6 +519,19 @@ def test_weights_beyond_their_scale_are_refused():
     nestling.pack(net.subnet({"conv2.bits": 4}))
 
 
+@pytest.mark.parametrize(
+    ("factor", "message"), [(1e-6, "weights of 'conv2' lie beyond"), (math.nan, "'conv2' has entr")]
+)
+def test_files_of_integers_refuse_them_too(factor, message, tmp_path):
+    net = net_of((3,))
+    specs = {"few": {"conv2.bits": 3}}
+    menu = nestling.make_menu(net, specs, calibrate=[images(8)], measure=False).only("few")
+    net.model.conv2.weight_scale.data.mul_(factor)  # behind the back of the menu
+    with pytest.raises(ModelError, match=message):
+        menu.save(tmp_path / "few.nest", integers=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_net_of_first_and_last_layers_alone_says_so():
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
     with pytest.raises(ModelError, match=r"only 0, 2 can be quantised.*first="):

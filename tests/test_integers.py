@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
+import weakref
 
 import pytest
 import torch
@@ -100,6 +102,17 @@ def test_it_holds_a_quarter_of_the_bytes(net):
         for given in (False, True)
     )
     assert codes * 4 == floats
+
+
+def test_it_keeps_nothing_of_the_net_alive():
+    net = nestling.Supernet(Mixed(), images(), bits=Bits((4,), inputs=(8,)))
+    subnet = net.subnet({"*.bits": 4, "*.input_bits": 8}).eval()
+    packed = nestling.pack(subnet, integers=True)
+    floats = [weakref.ref(parameter) for parameter in net.parameters()]
+    del net, subnet
+    gc.collect()
+    assert not any(each() is not None for each in floats)
+    packed(images())
 
 
 def test_depthwise_inputs_of_8_bits_are_sums_already():

@@ -64,7 +64,7 @@ def _bits_line(part: Part, found: Comparison) -> dict[str, Any]:
     return {
         "accuracy_by_bits": ours,
         "any_precision_by_bits": _rounded(by_bits(found, ANY_PRECISION)),
-        "adabits_by_bits": _rounded(by_bits(found, ADABITS)),
+        "adabits_by_bits": _with_gaps(_rounded(by_bits(found, ADABITS)), part),
         "accuracy_by_bits_equal_compute": _rounded(by_bits(found, part.labels[0] + EQUAL)),
         "points_from_4_to_2_bits": lost,
     }
@@ -98,6 +98,11 @@ def bits_of(result: Result, row: Row) -> int | None:
 
 def _rounded(by: Mapping[int, Summary]) -> dict[str, float]:
     return {str(bits): round(reached.mean, 4) for bits, reached in by.items()}
+
+
+def _with_gaps(by: Mapping[str, float], part: Part) -> dict[str, float | None]:
+    """Return the accuracies with None at numbers of bits that a rival is not for."""
+    return {str(bits): by.get(str(bits)) for bits in part.bits} if by else {}
 
 
 def _mean_gain(found: Comparison, label: str) -> float | None:

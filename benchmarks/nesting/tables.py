@@ -10,6 +10,7 @@ from comparison.cases import BASELINE, PLAIN
 from comparison.figures import HELD_OUT, Comparison
 from comparison.protocols import BUDGETS
 from comparison.results import Result
+from comparison.rivals.adabits import FEWEST
 from comparison.tables import (
     COLUMNS,
     accuracy_cell,
@@ -93,6 +94,8 @@ def bits(found: Comparison, part: Part) -> str:
         rows.append(["each alone", "", *cells, str(seeds)])
     head = "**Bits of weights and inputs: test accuracy in %** (± standard deviation); the first "
     head += "and the last layer and projections in floating point"
+    if ADABITS in found.labels and min(part.bits) < FEWEST:
+        head += f"; AdaBits is for {FEWEST} bits and more"
     columns = ["method", "epochs", *(f"{n}" for n in counts), "seeds"]
     return table(head, columns, rows)
 

@@ -75,7 +75,7 @@ def step(state: State, reading: Reading) -> tuple[State, Choice]:
         >>> choice.entry
         'half'
     """
-    whole, ran_last, steady, clock, time, rate, surge, pace, factors, spread, caution, ran = state[
+    whole, before, steady, clock, time, rate, surge, pace, factors, spread, caution, ran = state[
         :12
     ]
     now, queue, waited, arrived, _, batch, _, answered, _, _ = reading
@@ -96,22 +96,18 @@ def step(state: State, reading: Reading) -> tuple[State, Choice]:
     cause, steady, better, calm, raised, patience, until = _moved(state, time, top, fits)
     rung = steady
     if policy.relief is not None:
-        rung, batch = _relieved(
-            policy, steady, ran_last, slowness, (queue, waited, max(rate, surge))
-        )
-        if not batch:
-            cause, batch = "overload", policy.judge(rung, pace, pace * spread, rate, spent)[1]
-        elif rung < steady:
-            cause = "relief"
-        elif ran_last < rung and cause in ("stay", "wait"):
-            cause = "back"
+        seen = queue, waited, rate if rate > surge else surge
+        rung, cause, batch = _relieved(policy, (steady, before, cause), slowness, seen)
+    elif cause == "up":
+        own = slowness[0] * factors[steady]
+        batch = policy.judge(steady, own, own * spread, rate, spent)[1]
     ran = ran + 1 if steady == state.steady else 0
     new = State(
         whole, rung, steady, clock, time, rate, surge, pace, factors, spread, caution, ran, better,
         calm, raised, patience, until, spent, ratio,
     )  # fmt: skip
     names = whole.forecast.names
-    choice = Choice(rung, names[rung], batch, names[ran_last], cause, policy, reading, new)
+    choice = Choice(rung, names[rung], batch, names[before], cause, policy, reading, new)
     return new, choice
 
 
@@ -154,34 +150,36 @@ def _fitting(
 
 def _relieved(
     policy: Policy,
-    steady: int,
-    before: int,
+    chosen: tuple[int, int, str],
     slowness: tuple[float, tuple[float, ...], float],
     seen: tuple[int, float, float],
-) -> tuple[int, int]:
-    """Return the best rung up to the steady one that may run now, and how many examples.
+) -> tuple[int, str, int]:
+    """Return the best rung up to the steady one that may run now, the cause, and how many examples.
 
     Better ones than what ran before need room to spare, or it would go to and fro. Where none may,
-    it is the least one, with 0 examples.
+    it is the least one, with as many examples as its judge says.
 
     Args:
         policy: with a relief.
-        steady: the rung that could go on for good.
-        before: the rung of the step before.
+        chosen: the rung that could go on for good, that of the step before, and why the former is
+            what it is.
         slowness: as for `_fitting`.
         seen: the queue, how long its head has waited, and the rate.
     """
-    slow, factors, spread = slowness
-    slow *= spread
+    (steady, before, cause), (slow, factors, spread) = chosen, slowness
     relief, least = policy.relief, policy.least
     assert relief is not None
+    slow *= spread
     fast = slow * factors[least]
     for rung in range(steady, least - 1, -1):
         own = slow * factors[rung]
         batch = relief(rung, own if rung <= before else RISE * own, fast, *seen)
         if batch:
-            return rung, batch
-    return least, 0
+            if rung < steady:
+                return rung, "relief", batch
+            back = before < rung and cause in ("stay", "wait")
+            return rung, "back" if back else cause, batch
+    return least, "overload", policy.judge(least, fast / spread, fast, seen[2], 1.0)[1]
 
 
 def _passed(clock: float | None, now: float, most: float) -> tuple[float | None, float]:

@@ -186,13 +186,18 @@ def _limits(
     """Return the costs that are wanted, in their own units.
 
     Raises:
-        BudgetError: one is below what the floors cost.
+        BudgetError: one is below what the floors cost, or nothing that may go changes the cost.
     """
     wanted = [(share * whole, f"{share:.3g} of the full net") for share in targets]
     if reachable and any(limit >= least for limit, _ in wanted):
         wanted = [(max(limit, least), said) for limit, said in wanted]
     wanted += [(budget, f"{budget:.4g}") for budget in budgets]
     limit, said = min(wanted, default=(least, ""))
+    if limit < least and least >= whole:
+        raise BudgetError(
+            f"no subnet costs at most {said}: none of the axes that may go changes this cost; give "
+            "other kinds=, or another cost=, such as bytes or bitops for axes of bits"
+        )
     if limit < least:
         raise BudgetError(
             f"no subnet costs at most {said}: with all axes at their floors it is "

@@ -234,8 +234,8 @@ def test_from_end_to_end(nested, tiny_part, tmp_path, capsys, monkeypatch):
 
 @pytest.fixture
 def bits_part(monkeypatch):
-    """Nets in 4 and 2 bits that train in no time."""
-    counts = (2, 4)
+    """Nets in 4, 2 and 1 bits that train in no time."""
+    counts = (1, 2, 4)
     ends = {"inputs": counts, "first": counts, "last": counts}
     bits = nestling.Bits(counts, layers="3", **ends)
     monkeypatch.setitem(protocols.NETS, "small-bits", protocols.Net("small", step=2, bits=bits))
@@ -263,9 +263,10 @@ def test_bits_from_end_to_end(nested, bits_part, tmp_path, capsys):
     assert speed.keys() >= {"part", "protocol", "net", "data", "seeds"}
     assert (speed["int8_speedup_b1"], speed["int8_speedup_b32"]) == (4.0, 35.0)
     assert (line["part"], line["net"], line["seeds"]) == ("bits", "small", 1)
-    assert list(line["accuracy_by_bits"]) == ["32", "4", "2"]
-    assert list(line["any_precision_by_bits"]) == ["32", "4", "2"]
-    assert list(line["adabits_by_bits"]) == ["4", "2"]
+    assert list(line["accuracy_by_bits"]) == ["32", "4", "2", "1"]
+    assert list(line["any_precision_by_bits"]) == ["32", "4", "2", "1"]
+    assert list(line["adabits_by_bits"]) == ["4", "2", "1"]
+    assert [reached is None for reached in line["adabits_by_bits"].values()] == [False, False, True]
     difference = line["accuracy_by_bits"]["4"] - line["accuracy_by_bits"]["2"]
     assert line["points_from_4_to_2_bits"] == pytest.approx(100 * difference, abs=0.02)
     (group,) = results.groups(tmp_path / "kept").values()
@@ -277,6 +278,9 @@ def test_bits_from_end_to_end(nested, bits_part, tmp_path, capsys):
     assert all(row.held_out is not None for each in group for row in each.rows)
     shown = tables.page(tmp_path / "kept")
     assert "| any-precision | 1 |" in shown
+    assert "AdaBits is for 2 bits and more" in shown
+    (cells,) = [row.split("|")[1:-1] for row in shown.splitlines() if row.startswith("| adabits")]
+    assert [bool(cell.strip()) for cell in cells[2:6]] == [False, True, True, False]
     assert "| each alone |" in shown
     assert "Search, of the time" not in shown
 

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+import re
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 import nestling
 from nestling.errors import ModelError
+from nestling.training import Run
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,7 @@ def test_adabits_rounds_down_and_adjusts_the_scale(bits):
         min(math.floor((math.tanh(w) / most + 1) / 2 * 2**bits), 2**bits - 1)
         for w in weight.flatten().tolist()
     ]
-    plain = torch.tensor([2 * code / 2**bits - 1 for code in codes])
+    plain = torch.tensor([2 * (code + 0.5) / 2**bits - 1 for code in codes])
     deviation = 1 / math.sqrt(5 * 9)  # of 5 output channels of 3 x 3
     torch.testing.assert_close(found.flatten(), plain * deviation / plain.std())
     assert found.std().item() == pytest.approx(deviation)
@@ -80,6 +82,31 @@ def test_adabits_rounds_down_and_adjusts_the_scale(bits):
     x = torch.tensor([-1.0, 0.5, 1.7, 9.0])
     given = [2 * steps(min(max(v / 2, 0.0), 1.0), 2**bits - 1) for v in x.tolist()]
     torch.testing.assert_close(layer.inputs(x), torch.tensor(given))
+
+
+@pytest.mark.parametrize("kind", [adabits.ScaleAdjusted, any_precision.DoReFa])
+def test_gradients_of_a_deep_net_do_not_grow_as_bits_fall(kind):
+    """They did, to infinity, where weights rounded down kept their negative mean."""
+    torch.manual_seed(0)
+    model = nestling.models.resnet20(num_classes=10)
+    paths = [name for name, _ in model.named_modules() if re.match(r"layer.*conv[12]$", name)]
+    trained = layers.Joint(model, paths, [8, 2], kind)
+    x = nn.functional.interpolate(torch.randn(16, 3, 4, 4), size=16, mode="bilinear")  # smooth
+    targets = torch.randint(0, 10, (16,))
+    sizes = {}
+    for count in (8, 2):
+        trained.zero_grad()
+        nn.functional.cross_entropy(trained.at(count).train()(x), targets).backward()
+        found = [p.grad.norm() for p in trained.at(count).parameters()]
+        sizes[count] = torch.stack(found).norm().item()
+    assert 0.1 < sizes[2] / sizes[8] < 10
+
+
+def test_weights_of_adabits_keep_their_mean_of_zero():
+    torch.manual_seed(1)
+    layer = adabits.ScaleAdjusted(nn.Conv2d(16, 16, 3), 2)
+    found = layer.weights(nn.init.normal_(layer.layer.weight))
+    assert abs(found.mean()) < 0.05 * found.std()
 
 
 def test_bits_of_adabits_are_nested():
@@ -131,6 +158,34 @@ def test_each_learns_from_the_one_above(net):
     wanted = [-logs[0].gather(1, targets[:, None]).mean().item()]
     wanted += [-(above.exp() * own).sum(1).mean().item() for above, own in itertools.pairwise(logs)]
     assert values == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("adabits", {}),
+        ("any-precision", {}),
+        ("any-precision", {"adam": False}),
+        ("few-bits", {"bits": 2}),
+    ],
+)
+def test_the_loss_of_every_one_falls(net, method, options):
+    torch.manual_seed(2)
+    x = torch.randn(96, 1, 8, 8)
+    targets = x.flatten(1)[:, :3].argmax(1)
+    batches = list(zip(x.split(32), targets.split(32), strict=True))
+    run = Run(copy.deepcopy(net), batches, epochs=4, optimizer=protocols.optimizer(TINY))
+    recipes.find(method)(run, **options)
+    losses = [row["loss"] for row in run.log]
+    assert losses[-1] < losses[0] - 0.05
+
+
+def test_adabits_is_for_two_bits_and_more(net, monkeypatch):
+    run = Run(copy.deepcopy(net), [(torch.randn(8, 1, 8, 8), torch.zeros(8).long())], epochs=1)
+    assert set(adabits.adabits(run)) == {"4 bits", "2 bits"}
+    monkeypatch.setattr(adabits, "counts_of", lambda space: [32, 1])
+    with pytest.raises(ModelError, match=r"AdaBits is for 2 bits and more.* have \[32, 1\]"):
+        adabits.adabits(run)
 
 
 def test_decay_of_adabits_is_the_authors():

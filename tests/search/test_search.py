@@ -399,6 +399,9 @@ def test_budgets_that_cannot_be_met(tiny):
     score = lambda spec: 0.5  # noqa: E731
     with pytest.raises(BudgetError, match="at their floors"):
         conduct(greedy(tiny.space, targets=(0.01,)), tiny, score=score)
+    constant = lambda spec: 7.0  # noqa: E731
+    with pytest.raises(BudgetError, match="none of the axes that may go changes this cost"):
+        conduct(greedy(tiny.space, targets=(0.5,)), tiny, score=score, cost=constant)
     with pytest.raises(BudgetError, match="at their floors"):
         conduct(evolution(tiny.space, most=0.01), tiny, score=score)
     with pytest.raises(BudgetError, match="not even with the fewest"):
