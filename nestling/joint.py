@@ -102,6 +102,21 @@ def _anew(net: Supernet, spec: Spec, trained: nn.Module) -> nn.Module:
     return subnet
 
 
+def train_full(run: Run, epochs: int | None, name: str) -> None:
+    """Train the full net alone, before others train with it.
+
+    Args:
+        run: whose net it is of.
+        epochs: the run's if None.
+        name: shown with the progress.
+    """
+
+    def plain(net: Supernet) -> Iterator[tuple[nn.Module, Loss]]:
+        yield in_training(net.pooled(net.space.full)), run.loss or task_loss
+
+    run.train_stage(plain, name=name, epochs=epochs)
+
+
 def labels_share(
     labels_first: float | None, distill: Loss | None = None, loss: Loss | None = None
 ) -> float:

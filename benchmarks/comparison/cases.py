@@ -59,6 +59,7 @@ class Case:
         lr: its learning rate, over the protocol's.
         steps: optimiser steps a batch of a net that is trained alone, each on the same batch.
         looked_at: held-out pictures that its search looks at; None is all.
+        stretch: times the protocol's epochs that it trains for, where others train in two stages.
         compute: label of that other case.
     """
 
@@ -73,6 +74,7 @@ class Case:
     lr: float = 1.0
     steps: int = 1
     looked_at: int | None = None
+    stretch: int = 1
     compute: str = OURS
 
     @classmethod
@@ -133,7 +135,7 @@ def _main(of: Protocol, seed: int) -> list[Case]:
     listed = list(of.shares)
     return [
         _plain(of, seed),
-        Case(BASELINE, "uniform", {}, seed),
+        Case(BASELINE, "uniform", _widths(of), seed),
         Case(OURS, "progressive", _searched(of), seed, looked_at=SLICE),
         Case("norms", "norms", {"fractions": listed[1:]}, seed),
         Case("slimmable", "slimmable", {"fractions": listed}, seed),
@@ -143,11 +145,21 @@ def _main(of: Protocol, seed: int) -> list[Case]:
 def _searched(of: Protocol, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the options of "progressive", with changes."""
     given = changes or {}
-    found = {"fractions": list(DENSE), "search": "greedy", **_begun(of, given), **given}
+    usual = {"fractions": list(DENSE), "search": "greedy", "start": "ranked"}
+    found = {**usual, **_begun(of, given), **given}
     if found["search"] == PAPERS:
         groups = {"groups": GROUPS.get(of.name, GROUPS["full"])}
         found["search_options"] = {**groups, **found.get("search_options", {})}
     return found
+
+
+def _widths(of: Protocol, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the options of "uniform", with changes.
+
+    From scratch it begins with a training of the full net, as "progressive" does with its ranking.
+    """
+    first = {"full_epochs": None} if of.weights is None else {}
+    return {**first, **(changes or {})}
 
 
 def _begun(of: Protocol, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,8 +180,17 @@ def _by_itself(of: Protocol) -> dict[str, Any]:
     return {"start": "given"} if of.weights is not None else {}
 
 
+def _stretch(of: Protocol) -> int:
+    """Return for how many times the protocol's epochs nets train alone: as long as the joint ones.
+
+    From scratch these train twice: the full net by itself, and all together.
+    """
+    return 2 if of.weights is None else 1
+
+
 def _plain(of: Protocol, seed: int, label: str = PLAIN, **more: Any) -> Case:
     shapes = (Shape(UNIFORM_SHAPE, 1.0),)
+    more = {"stretch": _stretch(of), **more}
     return Case(label, "individual", _by_itself(of), seed, shapes=shapes, **more)
 
 
@@ -178,14 +199,19 @@ def _alone(of: Protocol, seed: int) -> list[Case]:
     shapes = [Shape(by, share) for by in (UNIFORM_SHAPE, OURS, "norms") for share in shares]
     options = _by_itself(of)
     return [
-        Case(alone_label(shape), "individual", options, seed, shapes=(shape,)) for shape in shapes
+        Case(
+            *(alone_label(shape), "individual", options, seed),
+            shapes=(shape,),
+            stretch=_stretch(of),
+        )
+        for shape in shapes
     ]
 
 
 def _long(of: Protocol, seed: int) -> list[Case]:
     shapes = tuple(Shape(UNIFORM_SHAPE, share) for share in (1.0, *BUDGETS))
     return [
-        Case(LONG, "uniform", {}, seed, equals=(BASELINE,)),
+        Case(LONG, "uniform", _widths(of), seed, equals=(BASELINE,)),
         Case(
             *(BUNDLE, "individual", _by_itself(of), seed),
             shapes=shapes,
@@ -220,6 +246,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
             "search_options": {"look": 1.0},
             "labels_first": 0.0,
             "summed": True,
+            "start": "given",
         },
     },
     "re-selection": {
@@ -228,7 +255,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
             "search_options": {"reselect": False},
         }
     },
-    "start": {"from ranking": {"start": "ranked"}},
+    "start": {"from scratch": {"start": "given"}},
     "norms": {"own norms": {"own_norms": True}},
     "draws": {"1 random member": {"draw": 1}, "4 random members": {"draw": 4}},
     "search": {
@@ -238,7 +265,10 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 BASELINE_VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "distillation": VARIANTS["distillation"],
-    "paper": {"as in the paper": {"low": 0.25, "labels_first": 0.0, "summed": True}},
+    "paper": {
+        "as in the paper": {"low": 0.25, "labels_first": 0.0, "summed": True, "full_epochs": 0}
+    },
+    "start": {"from scratch": {"full_epochs": 0}},
     "steps": VARIANTS["steps"],
     "draws": {"1 random width": {"random": 1}, "4 random widths": {"random": 4}},
 }
@@ -253,13 +283,13 @@ def ablations(of: Protocol, seed: int) -> list[Case]:
         (OURS, "progressive", SLICE, VARIANTS),
         (BASELINE, "uniform", None, BASELINE_VARIANTS),
     ):
-        changed = partial(_searched, of) if label == OURS else dict[str, Any]
+        changed = partial(_searched if label == OURS else _widths, of)
         own, more = changed({}), {"seed": seed, "looked_at": looked_at}
         found += [
             Case(f"{label}, {words}", method, changed(options), group=group, **more)
             for group, variants in varied.items()
             for words, options in variants.items()
-            if changed(options) != own
+            if changed(options) != own and (of.weights is None or group != "start")
         ]
         found += [
             Case(
@@ -288,6 +318,7 @@ def _controls(of: Protocol, seed: int) -> list[Case]:
             *(control_label(shape), "individual", _by_itself(of), seed, "updates"),
             shapes=(shape,),
             steps=UPDATES,
+            stretch=_stretch(of),
         )
         for shape in (Shape(UNIFORM_SHAPE, 1.0), *shapes)
     ]

@@ -221,8 +221,8 @@ def _settled(
         others = [needed[label] for label in case.equals]
         _check_machine([needed[case.compute], *others])
         an_epoch = sum(each.trained / each.epochs for each in others)
-        epochs = max(1, round(whole / an_epoch))
-    return options, epochs
+        return options, max(1, round(whole / an_epoch))
+    return options, epochs * case.stretch
 
 
 def _shaped(of: str, share: float, net: nestling.Supernet, needed: Needed) -> Spec:

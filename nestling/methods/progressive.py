@@ -10,7 +10,7 @@ Source: Yang, He, Cao and Fan, A Progressive Sub-Network Searching Framework for
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from torch import nn
@@ -18,15 +18,15 @@ from torch import nn
 from nestling import rankers
 from nestling.entry import names_for
 from nestling.errors import BudgetError
-from nestling.joint import Joint, check_start, labels_share, weights_of
+from nestling.joint import Joint, check_start, labels_share, train_full, weights_of
 from nestling.objectives.listed import DRAW, check_draw
-from nestling.objectives.sandwich import Loss, in_training, task_loss
+from nestling.objectives.sandwich import Loss
 from nestling.options import Checked, DataRule, EpochsRule, LossRule, Switch, whole
 from nestling.search import check_given as check_search
 from nestling.search.stage import check_begins, held_out_of, searched
 from nestling.search.uniform import FRACTIONS, Fractions
 from nestling.spec import Space, Spec
-from nestling.supernet import Supernet, rearranged
+from nestling.supernet import rearranged
 from nestling.training import Run
 
 
@@ -40,7 +40,7 @@ def progressive(
     search: Annotated[str, Checked(check_search, ("search_options",))] = "greedy",
     search_options: Mapping[str, Any] | None = None,
     held_out: Annotated[Iterable[Any] | None, DataRule] = None,
-    start: Annotated[str, Checked(check_start)] = "given",
+    start: Annotated[str, Checked(check_start)] = "ranked",
     draw: Annotated[int | None, Checked(check_draw)] = DRAW,
     labels_first: Annotated[float | None, Checked(labels_share)] = None,
     distill: Annotated[Loss | None, LossRule] = None,
@@ -67,9 +67,9 @@ def progressive(
             with bits by `nested`, whose cost can be another one.
         search_options: of the search, such as `{"groups": 4, "threshold": 0.5}`.
         held_out: batches of training data to search on; those that the run holds out by default.
-        start: from which weights the list is trained: "given", those that the run began with
-            (random, or pretrained), as the paper does from scratch; or "ranked", those that the
-            ranking has left.
+        start: from which weights the list is trained: "ranked", those that the ranking has left, or
+            "given", those that the run began with, as the paper does from scratch. That costs as
+            much, and in short trainings four points.
         draw: random members of the list a step, beside the full net and the smallest; None trains
             all.
         labels_first: share of the joint training in which all learn from the labels, before the
@@ -165,9 +165,5 @@ def _ranked(
     if by is not None and "epochs" in rankers.options(rankers.find(by)):
         options.setdefault("epochs", epochs)
     else:
-
-        def plain(net: Supernet) -> Iterator[tuple[nn.Module, Loss]]:
-            yield in_training(net.pooled(net.space.full)), run.loss or task_loss
-
-        run.train_stage(plain, name="plain ranking", epochs=epochs)
+        train_full(run, epochs, "plain ranking")
     return {} if by is None else rankers.orders(run.net.space, rankers.scores(run, by, **options))

@@ -15,7 +15,7 @@ from torch import nn
 
 from nestling.entry import names_for
 from nestling.errors import SpecError
-from nestling.joint import labels_share
+from nestling.joint import labels_share, train_full
 from nestling.objectives.sandwich import Loss, check_low, sandwich, task_loss
 from nestling.options import Checked, LossRule, Switch, whole
 from nestling.search.uniform import FRACTIONS, Fractions, ladder, width_of
@@ -29,6 +29,7 @@ def uniform(
     *,
     fractions: Fractions = FRACTIONS,
     low: Annotated[float | None, Checked(_check)] = None,
+    full_epochs: Annotated[int | None, whole(0, none=True)] = 0,
     random: Annotated[int, whole(0)] = 2,
     labels_first: Annotated[float | None, Checked(labels_share)] = None,
     distill: Annotated[Loss | None, LossRule] = None,
@@ -41,6 +42,9 @@ def uniform(
         fractions: shares of the full net's MACs that the menu shall have.
         low: narrowest width that is trained; nothing narrower is offered. By default it is that of
             the narrowest subnet of the menu (the paper has 0.25).
+        full_epochs: of a training of the full net alone that comes first, on a learning-rate schedule
+            of its own; None is as many as follow. The paper has none. Weights that are trained
+            already need none either.
         random: subnets of random width a step, beside the full and the narrowest.
         labels_first: share of the training in which all subnets learn from the labels, before the
             narrower ones learn from the full net. The paper has 0; on short runs it is best never
@@ -64,6 +68,8 @@ def uniform(
     offered = _offered(run, fractions, low)
     least = low if low is not None else min(width_of(run.net.space, spec) for spec in offered)
     named = names_for(run.net.space, offered)
+    if full_epochs != 0:
+        train_full(run, full_epochs, "full net")
     run.train_stage(objective, name="sandwich", summed=summed)
     return {name: (spec, run.net.subnet(spec)) for name, spec in named.items()}
 
