@@ -67,7 +67,8 @@ FIRST = Path(__file__).parent / "first_results"  # of the first version, commit 
 
 
 def test_results_of_the_first_version_are_read_and_found(tmp_path):
-    """They tell no pieces, and of a case neither its learning rate nor its steps."""
+    """They tell no pieces, and of a case neither its learning rate nor its steps; their nets alone
+    trained for as many epochs as one stage of the others."""
     (group,) = results.groups(FIRST).values()
     assert {each.case.label for each in group} == {PLAIN, "alone uniform 50"}
     of = protocol("short", epochs=8)
@@ -75,7 +76,10 @@ def test_results_of_the_first_version_are_read_and_found(tmp_path):
     for each in group:
         assert "pieces" not in each.content
         assert "lr" not in each.content["case"]
-        assert results.find(of, every[each.case.label, 0], FIRST) is not None
+        case = every[each.case.label, 0]
+        assert results.find(of, replace(case, stretch=1), FIRST) is not None
+        with pytest.raises(FileError, match=r"stretch=1 \(now 2\)"):
+            results.find(of, case, FIRST)
         assert each.commits == {"026d82a"}
         assert each.processors == {"Intel(R) Xeon(R) Processor"}
         assert (each.updates, each.complete, each.epochs) == (1, True, 8)

@@ -72,7 +72,7 @@ def test_fine_tuning_in_the_search_goes_on_too(story, tmp_path):
 
 
 def test_given_restarts_from_the_given_weights_in_the_ranked_order(story, snapshots, small):
-    fit = story("progressive", **QUICK)
+    fit = story("progressive", start="given", **QUICK)
     images = small.pictures(8)[0]
     given = fit.net()
     net, _ = fit()
@@ -309,7 +309,7 @@ def test_held_out_of_its_own(story):
 
 def test_the_given_copy_is_not_the_net_s(story, snapshots):
     """Ranking trains the net in place, so what is kept must be a copy."""
-    fit = story("progressive", rank_options={"direction": "ascending"}, **QUICK)
+    fit = story("progressive", start="given", rank_options={"direction": "ascending"}, **QUICK)
     fit()
     before = cloned(snapshots["noise ranking"])
     sums = [float(each["conv1.weight"].sum()) for each in (before, snapshots["joint"])]
