@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from comparison.cases import BASELINE, OURS, PLAIN
 from comparison.figures import Comparison
 from comparison.protocols import BUDGETS
-from comparison.tables import DATA, NETS
+from comparison.tables import DATA, NETS, epochs_of
 from nestling.report.seeds import Summary
 
 WIDTH = 100  # of a line
@@ -30,7 +30,7 @@ def _trained(found: Comparison) -> str:
     settings = found.settings
     net, data = settings["net"], settings["data"]
     used = "" if settings["pictures"] is None else f"{settings['pictures']:,} pictures of "
-    epochs = _counted(settings["epochs"], "epoch")
+    epochs = epochs_of(list(found.results.values()))
     seeds = _counted(
         len(found.seeds(OURS, BASELINE) or {seed for _, seed in found.results}), "seed"
     )

@@ -83,6 +83,14 @@ def section(name: str, group: Sequence[Result], folder: Path, pictures: Path | N
     return "\n\n".join(part for part in parts if part)
 
 
+def epochs_of(group: Sequence[Result]) -> str:
+    """Return for how many epochs methods train, in words: "twice 8 epochs" in two stages."""
+    count = group[0].settings["epochs"]
+    stages = max(each.case.stretch for each in group)
+    told = "1 epoch" if count == 1 else f"{count} epochs"
+    return told if stages == 1 else f"{'twice' if stages == 2 else f'{stages} times'} {told}"
+
+
 def conditions(group: Sequence[Result], where: Mapping[str, Any]) -> str:
     """Return how results were made, in words."""
     s = group[0].settings
@@ -98,7 +106,8 @@ def conditions(group: Sequence[Result], where: Mapping[str, Any]) -> str:
         {f"{p}, torch {r.content['machine']['torch']}" for r in group for p in r.processors}
     )
     commits = sorted(set[str]().union(*(r.commits for r in group)))
-    epochs = "1 epoch" if s["epochs"] == 1 else f"{s['epochs']} epochs"
+    epochs = epochs_of(group)
+    epochs = epochs[0].upper() + epochs[1:]
     compiled = ", compiled steps" if s["compiled"] else ""
     lines = [
         f"Trained on {used} training pictures; {after}. {epochs} of batches of {s['batch']}, "

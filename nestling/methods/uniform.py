@@ -42,9 +42,9 @@ def uniform(
         fractions: shares of the full net's MACs that the menu shall have.
         low: narrowest width that is trained; nothing narrower is offered. By default it is that of
             the narrowest subnet of the menu (the paper has 0.25).
-        full_epochs: of a training of the full net alone that comes first, on a learning-rate schedule
-            of its own; None is as many as follow. The paper has none. Weights that are trained
-            already need none either.
+        full_epochs: of a training of the full net alone that comes first, on a schedule of its own;
+            None is as many as follow. The paper has none, and weights that are trained already need
+            none.
         random: subnets of random width a step, beside the full and the narrowest.
         labels_first: share of the training in which all subnets learn from the labels, before the
             narrower ones learn from the full net. The paper has 0; on short runs it is best never

@@ -75,3 +75,9 @@ def test_what_is_not_trained_yet_is_not_told():
     assert "alone" not in text
     only = Comparison([made(PLAIN, 0, "individual", [(1000, 100, None, 0.9)])])
     assert caption(only) == "*ResNet-20 on 10,000 pictures of CIFAR-10, 8 epochs, 1 seed.*"
+
+
+def test_two_stages_are_told():
+    case = Case(PLAIN, "individual", {}, 0, stretch=2)
+    only = Comparison([made(PLAIN, rows=[(1000, 100, None, 0.9)], case=case)])
+    assert caption(only) == "*ResNet-20 on 10,000 pictures of CIFAR-10, twice 8 epochs, 1 seed.*"
