@@ -113,6 +113,8 @@ def test_the_search_of_a_short_training_is_short():
         (case,) = [case for case in every if case.label == "depth"]
         assert case.options.get("search_options") == search
         assert case.looked_at == (parts.LOOKED if search else None)
+        assert set(figures.GRID) <= set(case.options["fractions"]) <= set(parts.DENSE)
+        assert (len(case.options["fractions"]) < 15) == (protocol == "short")
     every = parts.cases(PARTS["channels"], protocol_of(PARTS["channels"], "short", seeds=(0,)))
     (case,) = [case for case in every if case.label == "channels, all axes looked at"]
     assert case.options["search_options"] == {"groups": 4, "look": None}
