@@ -128,6 +128,17 @@ def test_one_slow_call_teaches_nothing_and_two_do():
     assert state.factors[3] > 1.1
 
 
+def test_entries_that_take_turns_are_each_corrected():
+    """As where every burst begins with one call of the steady entry, and a faster one follows."""
+    state = begin(policy("latency", FORECAST, {"ms": 100}))
+    for number in range(160):
+        rung, slowness = ((3, 1.5), (0, 1.0))[number % 2]
+        took = slowness * FORECAST.times[rung][1]
+        state, _ = step(state, Reading(0.1 * number, 1, 0.0, 1, rung, 1, took))
+    assert state.pace * state.factors[3] == pytest.approx(1.5, rel=0.02)
+    assert state.pace * state.factors[0] == pytest.approx(1.0, rel=0.02)
+
+
 def test_latency_knows_what_it_cannot_meet():
     with pytest.raises(
         BudgetError, match=r"no entry meets p99 <= 0.5 ms: the fastest.*'e0'.* 1 ms"
