@@ -204,7 +204,8 @@ def _rate(rate: float, arrived: float, gap: float, hold: float, time: float) -> 
     if rate * window < ARRIVALS and rate > SELDOM:
         window = ARRIVALS / rate
     window = window if window < 1000 * time else 1000 * time
-    return rate + (arrived - rate * milliseconds) / (window + milliseconds)
+    rate += (arrived - rate * milliseconds) / (window + milliseconds)
+    return rate if rate < LARGEST else LARGEST  # two instants can be next to the same
 
 
 def _learned(
