@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
@@ -288,6 +289,28 @@ def test_throughput_follows_the_rate():
     assert chosen(policy("throughput", FORECAST, {"per_second": 3 * slow})).entry == "e1"
     with pytest.raises(BudgetError, match="fastest here is 'e0'"):
         policy("throughput", FORECAST, {"per_second": 1e6})
+
+
+def test_throughput_takes_a_faster_one_while_a_second_is_too_short_for_the_queue():
+    state, _ = step(begin(policy("throughput", FORECAST, {})), Reading(0.0, queue=1))
+    most = int(FORECAST.capacity(3) / 1.25)  # with slow calls
+    _, calm = step(state, Reading(0.01, queue=most))
+    _, helped = step(state, Reading(0.01, queue=most + 1))
+    assert (calm.entry, calm.cause) == ("e3", "stay")
+    assert (helped.entry, helped.cause, helped.batch) == ("e2", "relief", FORECAST.largest)
+
+
+def test_a_policy_without_relief_runs_batches_of_the_entry_that_it_chooses():
+    """A queue of any length changes nothing; going up, it runs as many as the better one may."""
+    made = replace(policy("latency", FORECAST, {"ms": 100}), relief=None)
+    state, found = begin(made, rung=0), {}
+    for number in range(100):
+        state, choice = step(state, Reading(0.1 * number, 5000, 500.0, 1))
+        found.setdefault(choice.cause, choice)
+    assert list(found) == ["wait", "up", "stay"]
+    alike = found["up"], found["stay"]
+    assert [(c.entry, c.batch) for c in alike] == [("e3", FORECAST.batch_within(3, 50))] * 2
+    assert (found["wait"].entry, found["wait"].batch) == ("e0", FORECAST.largest)
 
 
 def test_energy_holds_joules_and_watts():
