@@ -162,7 +162,7 @@ class Choice(NamedTuple):
         told = {
             "start": f"{self.entry} to begin with",
             "stay": f"{self.entry} fits",
-            "down": f"{self.entry} fits what arrives, and better ones no longer do",
+            "down": f"{self.entry} fits, and better ones no longer do",
             "up": f"{self.entry} has fitted for long enough after {self.before}",
             "wait": (
                 f"{self.entry} fits; {state.policy.forecast.names[state.better]} would too, but "

@@ -136,7 +136,7 @@ def test_why_it_is_another_entry_for_good_is_told_where_a_faster_one_ran_already
     state, helped = step(state, Reading(0.01, queue=1, waited_ms=90.0))
     state, choice = step(state, Reading(0.1, 1, 0.0, 25))  # 250 a second; e3 runs 192, e2 400
     assert (helped.entry, choice.before, choice.entry, choice.cause) == ("e2", "e2", "e2", "down")
-    assert ": e2 fits what arrives, and better ones no longer do (" in choice.reason
+    assert ": e2 fits, and better ones no longer do (" in choice.reason
 
 
 def test_a_rate_that_is_too_high_for_good_is_another_matter_than_a_queue():
