@@ -245,6 +245,17 @@ def test_late_answers_make_it_cautious_and_good_ones_ease_it():
     assert 1 < state.caution < wary
 
 
+@pytest.mark.parametrize(("percentile", "good"), [(99.0, 199), (90.0, 19)])
+def test_caution_rests_where_half_as_many_are_late_as_may_be(percentile, good):
+    made = policy("latency", FORECAST, {"ms": 100, "percentile": percentile})
+    state = begin(made)._replace(caution=1.3)
+    for number in range(40):
+        state, _ = step(state, Reading(0.2 * number, 1, answered=1, late=1, rung=3))
+        state, _ = step(state, Reading(0.2 * number + 0.1, 1, answered=good, rung=3))
+    assert state.steady > 0
+    assert state.caution == pytest.approx(1.3, abs=0.05)
+
+
 def test_the_fastest_that_is_late_for_long_makes_it_no_more_cautious():
     state = begin(policy("latency", FORECAST, {"ms": 100}), rung=0)
     cautions = []
