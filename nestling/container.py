@@ -49,7 +49,7 @@ def write(path: files.StrPath, header: Mapping[str, Any], tensors: Mapping[str, 
     Example:
         >>> import tempfile
         >>> folder = tempfile.TemporaryDirectory()
-        >>> file = Path(folder.name) / "model.nest"
+        >>> file = os.path.join(folder.name, "model.nest")
         >>> write(file, {"version": 1}, {"weight": torch.ones(2, 3)})
         >>> read(file)[0]
         {'version': 1}

@@ -3,7 +3,8 @@
 `step(state, reading)` is a pure function: the same readings give the same choices, in a test, in a
 simulation and in the engine. A policy is a file here with a function of its name, found by it:
 given a `Forecast` and its options, it returns a `Policy`, whose judge says of one entry whether it
-fits now and how many examples it may run. What is common to all policies is in `stepping.py`:
+could go on for good with what arrives, and whose relief whether it may run now with what waits, and
+both how many examples it may run. What is common to all policies is in `stepping.py`:
 readings that make no sense, corrections of the profile, and going down fast but up slowly. The
 argument `objective=` names a policy; objectives of training (`nestling.objectives`) are others.
 """

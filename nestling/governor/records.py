@@ -100,7 +100,7 @@ class State(NamedTuple):
         patience: how many times the usual hold it waits before it goes up.
         until: time before which it does not go up.
         spent: how many times as much energy as profiled an example takes.
-        ratio: how many times as long as forecast the last call took.
+        ratios: by rung, how many times as long as forecast its last call took.
     """
 
     policy: Policy
@@ -121,7 +121,7 @@ class State(NamedTuple):
     patience: float
     until: float
     spent: float
-    ratio: float
+    ratios: tuple[float, ...]
 
 
 class Choice(NamedTuple):
@@ -162,7 +162,7 @@ class Choice(NamedTuple):
         told = {
             "start": f"{self.entry} to begin with",
             "stay": f"{self.entry} fits",
-            "down": f"{self.before} no longer fits, {self.entry} does",
+            "down": f"{self.entry} fits, and better ones no longer do",
             "up": f"{self.entry} has fitted for long enough after {self.before}",
             "wait": (
                 f"{self.entry} fits; {state.policy.forecast.names[state.better]} would too, but "

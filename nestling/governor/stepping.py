@@ -57,7 +57,7 @@ def begin(policy: Policy, rung: int | None = None) -> State:
         rung = max(fitting, default=0)
     return State(
         policy, rung, rung, None, 0.0, 0.0, 0.0, 1.0, factors, SPREAD, 1.0, 0, rung, 0.0, -math.inf,
-        1.0, 0.0, 1.0, 1.0,
+        1.0, 0.0, 1.0, factors,
     )  # fmt: skip
 
 
@@ -84,9 +84,9 @@ def step(state: State, reading: Reading) -> tuple[State, Choice]:
     surge = _rate(surge, arrived, gap, CALM * whole.hold, time)
     time += gap
     policy = whole if whole.moment is None else whole.moment(time)
-    spent, ratio = state.spent, state.ratio
+    spent, ratios = state.spent, state.ratios
     if batch >= 1:
-        pace, factors, spread, spent, ratio = _learned(state, reading, policy)
+        pace, factors, spread, spent, ratios = _learned(state, reading, policy)
     if answered >= 1:
         caution = _warned(state, reading, policy)
     queue = queue if 1 <= queue < LARGEST else 1
@@ -104,7 +104,7 @@ def step(state: State, reading: Reading) -> tuple[State, Choice]:
     ran = ran + 1 if steady == state.steady else 0
     new = State(
         whole, rung, steady, clock, time, rate, surge, pace, factors, spread, caution, ran, better,
-        calm, raised, patience, until, spent, ratio,
+        calm, raised, patience, until, spent, ratios,
     )  # fmt: skip
     names = whole.forecast.names
     choice = Choice(rung, names[rung], batch, names[before], cause, policy, reading, new)
@@ -204,27 +204,29 @@ def _rate(rate: float, arrived: float, gap: float, hold: float, time: float) -> 
     if rate * window < ARRIVALS and rate > SELDOM:
         window = ARRIVALS / rate
     window = window if window < 1000 * time else 1000 * time
-    return rate + (arrived - rate * milliseconds) / (window + milliseconds)
+    rate += (arrived - rate * milliseconds) / (window + milliseconds)
+    return rate if rate < LARGEST else LARGEST  # two instants can be next to the same
 
 
 def _learned(
     state: State, reading: Reading, policy: Policy
-) -> tuple[float, tuple[float, ...], float, float, float]:
-    """Return the corrections after a batch: pace, factors by rung, spread, energy, and the ratio.
+) -> tuple[float, tuple[float, ...], float, float, tuple[float, ...]]:
+    """Return the corrections after a batch: pace, factors by rung, spread, energy, last ratios.
 
-    What a call takes for once teaches nothing: of two ratios in a row, the milder one does.
+    What a call takes for once teaches nothing: of two ratios of a rung in a row, the milder one
+    does. Those of others are passed over, or rungs that take turns would never be corrected.
     """
     pace, factors, spread, _, ran = state[7:12]
-    steady, spent, last = state.steady, state.spent, state.ratio
+    steady, spent, ratios = state.steady, state.spent, state.ratios
     _, _, _, _, rung, batch, took, _, _, joules = reading
     forecast = policy.forecast
     if not (1 <= batch <= forecast.batches[-1] and 0 <= rung < len(factors)):
-        return pace, factors, spread, spent, last
+        return pace, factors, spread, spent, ratios
     if forecast.joules is not None and 0 < joules < LARGEST:
         share = min(max(joules / (batch * forecast.joules[rung]), 0.01), 100.0)
         spent += LEARNING * (share - spent)
     if not 0 < took < LARGEST:
-        return pace, factors, spread, spent, last
+        return pace, factors, spread, spent, ratios
     usual = pace * factors[rung]
     ratio = took / (forecast.times[rung][batch] * usual)
     rare = 1 - policy.percentile / 100
@@ -234,18 +236,19 @@ def _learned(
     else:
         spread *= 1 - WIDER * rare
         spread = spread if spread > SPREADS[0] else SPREADS[0]
-    common = _median(ratio, last)
+    common = _median(ratio, ratios[rung])
+    ratios = (*ratios[:rung], ratio, *ratios[rung + 1 :])
     change = 1 + LEARNING * ((0.5 if common < 0.5 else 2.0 if common > 2 else common) - 1)
     if not FACTORS[0] < usual * change < FACTORS[1]:
-        return pace, factors, spread, spent, ratio
+        return pace, factors, spread, spent, ratios
     if ran < ALONE or rung != steady:
         factors = (*factors[:rung], factors[rung] * change, *factors[rung + 1 :])
-        return pace, factors, spread, spent, ratio
-    return pace * change, factors, spread, spent, ratio
+        return pace, factors, spread, spent, ratios
+    return pace * change, factors, spread, spent, ratios
 
 
 def _median(ratio: float, last: float) -> float:
-    """Return the median of two ratios and 1: what two calls in a row agree on."""
+    """Return the median of two ratios and 1: what two calls in a row of a rung agree on."""
     if (ratio > 1) != (last > 1):
         return 1.0
     return min(ratio, last) if ratio > 1 else max(ratio, last)

@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
@@ -105,6 +106,39 @@ def test_latency_goes_down_at_once(seen):
     assert again.reason.startswith("p99 <= 100 ms: e3 again, since the queue is shorter")
 
 
+def test_what_may_run_is_told_by_slow_calls_and_comes_back_with_room_to_spare():
+    made = policy("latency", FORECAST, {"ms": 100})  # a slow call of e3 takes 8 * 1.25 ms
+    rest, _ = step(begin(made), Reading(0.0, queue=1))
+    helped, _ = step(rest, Reading(0.01, queue=1, waited_ms=90.0))
+    assert (rest.rung, helped.rung) == (3, 2)
+    for waited, stays, returns in ((84.5, True, False), (83.0, True, True), (85.5, False, False)):
+        seen = Reading(0.02, queue=1, waited_ms=waited)
+        assert (step(rest, seen)[1].cause == "stay") is stays
+        assert (step(helped, seen)[1].cause == "back") is returns
+
+
+def test_what_comes_meanwhile_is_foreseen_by_the_rate_of_late():
+    """A surge leaves the rate over a hold as it is: the steady entry stays, and does not run."""
+    times = {1: {"fast": 30.0, "best": 50.0}, 32: {"fast": 300.0, "best": 400.0}}
+    forecast = Forecast.of({"fast": 0.5, "best": 0.9}, times)
+    state = begin(policy("latency", forecast, {"ms": 1000}))
+    for number in range(600):
+        state, _ = step(state, Reading(0.1 * number, 1, 0.0, 4))
+    _, calm = step(state, Reading(60.0, 32, 0.0, 4))
+    after, surging = step(state, Reading(60.0, 32, 0.0, 84))
+    assert (calm.entry, surging.entry, surging.cause) == ("best", "fast", "relief")
+    assert forecast.names[after.steady] == "best"
+
+
+def test_why_it_is_another_entry_for_good_is_told_where_a_faster_one_ran_already():
+    state = begin(policy("latency", FORECAST, {"ms": 100}))
+    state, _ = step(state, Reading(0.0, queue=1))
+    state, helped = step(state, Reading(0.01, queue=1, waited_ms=90.0))
+    state, choice = step(state, Reading(0.1, 1, 0.0, 25))  # 250 a second; e3 runs 192, e2 400
+    assert (helped.entry, choice.before, choice.entry, choice.cause) == ("e2", "e2", "e2", "down")
+    assert ": e2 fits, and better ones no longer do (" in choice.reason
+
+
 def test_a_rate_that_is_too_high_for_good_is_another_matter_than_a_queue():
     state = begin(policy("latency", FORECAST, {"ms": 100}))
     causes = []
@@ -128,6 +162,26 @@ def test_one_slow_call_teaches_nothing_and_two_do():
     assert state.factors[3] > 1.1
 
 
+def test_of_two_slow_calls_in_a_row_the_milder_one_teaches():
+    for pair in ((1.25, 9.0), (9.0, 1.25)):
+        state = begin(policy("latency", FORECAST, {"ms": 400}))
+        for number, slowness in enumerate(pair):
+            took = slowness * FORECAST.times[3][1]
+            state, _ = step(state, Reading(0.1 * number, 1, 0.0, 1, 3, 1, took))
+        assert state.factors[3] == pytest.approx(1.05)  # a fifth of the way
+
+
+def test_entries_that_take_turns_are_each_corrected():
+    """As where every burst begins with one call of the steady entry, and a faster one follows."""
+    state = begin(policy("latency", FORECAST, {"ms": 100}))
+    for number in range(160):
+        rung, slowness = ((3, 1.5), (0, 1.0))[number % 2]
+        took = slowness * FORECAST.times[rung][1]
+        state, _ = step(state, Reading(0.1 * number, 1, 0.0, 1, rung, 1, took))
+    assert state.pace * state.factors[3] == pytest.approx(1.5, rel=0.02)
+    assert state.pace * state.factors[0] == pytest.approx(1.0, rel=0.02)
+
+
 def test_latency_knows_what_it_cannot_meet():
     with pytest.raises(
         BudgetError, match=r"no entry meets p99 <= 0.5 ms: the fastest.*'e0'.* 1 ms"
@@ -145,6 +199,18 @@ def test_overload_runs_the_fastest_and_says_so():
     choice = chosen(policy("latency", FORECAST, {"ms": 20}), readings=3, queue=900, waited_ms=400.0)
     assert (choice.entry, choice.cause) == ("e0", "overload")
     assert "not even e0, the fastest, fits" in choice.reason
+
+
+@pytest.mark.parametrize("slowness", [1.0, 8.0])
+def test_overload_runs_batches_as_large_as_the_profile_allows(slowness):
+    """Small ones, which slow calls would ask for, would only make the queue longer."""
+    state = begin(policy("latency", FORECAST, {"ms": 20}))
+    for number in range(60):
+        took = slowness * FORECAST.times[0][1]
+        state, choice = step(state, Reading(0.1 * number, 900, 400.0, 9, 0, 1, took))
+    assert choice.cause == "overload"
+    assert state.pace * state.factors[0] == pytest.approx(slowness, rel=0.1)
+    assert choice.batch == FORECAST.batch_within(0, 10)
 
 
 def test_the_correction_is_by_entry_first_and_for_the_machine_later():
@@ -179,6 +245,29 @@ def test_late_answers_make_it_cautious_and_good_ones_ease_it():
     assert 1 < state.caution < wary
 
 
+@pytest.mark.parametrize(("percentile", "good"), [(99.0, 199), (90.0, 19)])
+def test_caution_rests_where_half_as_many_are_late_as_may_be(percentile, good):
+    made = policy("latency", FORECAST, {"ms": 100, "percentile": percentile})
+    state = begin(made)._replace(caution=1.3)
+    for number in range(40):
+        state, _ = step(state, Reading(0.2 * number, 1, answered=1, late=1, rung=3))
+        state, _ = step(state, Reading(0.2 * number + 0.1, 1, answered=good, rung=3))
+    assert state.steady > 0
+    assert state.caution == pytest.approx(1.3, abs=0.05)
+
+
+def test_the_fastest_that_is_late_for_long_makes_it_no_more_cautious():
+    state = begin(policy("latency", FORECAST, {"ms": 100}), rung=0)
+    cautions = []
+    for number in range(30):  # far more than the fastest runs
+        reading = Reading(0.01 * number, 40, 200.0, 100, 0, 32, 19.6, answered=32, late=1)
+        state, choice = step(state, reading)
+        cautions.append(state.caution)
+    assert (choice.entry, state.steady) == ("e0", 0)
+    assert 1 < cautions[0] < cautions[10] < 1.5
+    assert cautions[-1] < cautions[-10] < 1.5
+
+
 # -- the others
 
 
@@ -211,6 +300,28 @@ def test_throughput_follows_the_rate():
     assert chosen(policy("throughput", FORECAST, {"per_second": 3 * slow})).entry == "e1"
     with pytest.raises(BudgetError, match="fastest here is 'e0'"):
         policy("throughput", FORECAST, {"per_second": 1e6})
+
+
+def test_throughput_takes_a_faster_one_while_a_second_is_too_short_for_the_queue():
+    state, _ = step(begin(policy("throughput", FORECAST, {})), Reading(0.0, queue=1))
+    most = int(FORECAST.capacity(3) / 1.25)  # with slow calls
+    _, calm = step(state, Reading(0.01, queue=most))
+    _, helped = step(state, Reading(0.01, queue=most + 1))
+    assert (calm.entry, calm.cause) == ("e3", "stay")
+    assert (helped.entry, helped.cause, helped.batch) == ("e2", "relief", FORECAST.largest)
+
+
+def test_a_policy_without_relief_runs_batches_of_the_entry_that_it_chooses():
+    """A queue of any length changes nothing; going up, it runs as many as the better one may."""
+    made = replace(policy("latency", FORECAST, {"ms": 100}), relief=None)
+    state, found = begin(made, rung=0), {}
+    for number in range(100):
+        state, choice = step(state, Reading(0.1 * number, 5000, 500.0, 1))
+        found.setdefault(choice.cause, choice)
+    assert list(found) == ["wait", "up", "stay"]
+    alike = found["up"], found["stay"]
+    assert [(c.entry, c.batch) for c in alike] == [("e3", FORECAST.batch_within(3, 50))] * 2
+    assert (found["wait"].entry, found["wait"].batch) == ("e0", FORECAST.largest)
 
 
 def test_energy_holds_joules_and_watts():

@@ -164,6 +164,17 @@ def test_wild_readings_change_no_state_for_the_worse(readings):
     assert choice.entry == "e3"
 
 
+@pytest.mark.parametrize("gap", [5e-324, 1e-12])
+def test_arrivals_of_next_to_one_instant_leave_a_rate_that_is_a_number(gap):
+    state = begin(policy("latency", ladder(4, 2.0), {"ms": 100}))
+    for time in (0.0, gap, *(0.05 * k for k in range(1, 200))):
+        state, choice = step(state, Reading(time, 1, 0.0, 1))
+        assert math.isfinite(state.rate)
+        assert math.isfinite(state.surge)
+    assert state.rate == pytest.approx(1 / 50, rel=0.2)
+    assert choice.entry == "e3"
+
+
 def test_a_clock_that_jumps_changes_nothing():
     forecast = ladder(4, 2.0)
     for jump in (-1e6, 1e6, 3600.0, -3600.0):
