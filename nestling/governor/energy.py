@@ -48,7 +48,9 @@ def energy(
     largest = forecast.largest
     speeds = tuple(row[-1] for row in forecast.speeds)
 
-    def judge(rung: int, usual: float, slow: float, rate: float, spent: float) -> tuple[bool, int]:
+    def judge(
+        rung: int, usual: float, excess: float, rate: float, spent: float
+    ) -> tuple[bool, int]:
         each = spends[rung] * spent
         flow = min(1000 * rate, 1000 * speeds[rung] / usual)
         return each <= most and each * flow <= power, largest

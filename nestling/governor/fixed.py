@@ -42,7 +42,9 @@ def fixed(
     given = {name: value for name, value in budgets.items() if value is not None}
     chosen = max(within(forecast, subnet, given))
 
-    def judge(rung: int, usual: float, slow: float, rate: float, spent: float) -> tuple[bool, int]:
+    def judge(
+        rung: int, usual: float, excess: float, rate: float, spent: float
+    ) -> tuple[bool, int]:
         return rung <= chosen, forecast.largest  # one below it is on its way up
 
     goal = f"always {forecast.names[chosen]}"

@@ -1,12 +1,12 @@
 """Latency: nearly all requests are answered within a time, counted from their arrival.
 
-A rung could go on for good when, with calls as slow as the slow ones of late,
+A rung could go on for good when
 
-- a request that just misses a batch can wait for it and then run: twice a call's time is within the
-  limit, which bounds the batch;
+- a request that just misses a batch can wait for it and then run, one of the calls being as slow as
+  the slow ones of late: that bounds the batch;
 - it runs more examples a second than arrive, with `ROOM` to spare.
 
-It may run now, with what waits, when
+It may run now, with what waits, when even then, if this call is a slow one,
 
 - the next request is done in time;
 - the fastest could answer the rest of the queue in time afterwards, and all that come meanwhile.
@@ -61,8 +61,8 @@ def latency(forecast: Forecast, *, ms: float, percentile: float = 99.0) -> Polic
     times, speeds = forecast.times, forecast.speeds
     plain = [max(forecast.batch_within(rung, limit / 2), 1) for rung in range(len(times))]
 
-    def judge(rung: int, usual: float, slow: float, rate: float, _: float) -> tuple[bool, int]:
-        most = bisect_right(times[rung], limit / (usual + slow)) - 1
+    def judge(rung: int, usual: float, excess: float, rate: float, _: float) -> tuple[bool, int]:
+        most = bisect_right(times[rung], (limit - excess) / (2 * usual)) - 1
         if most < 1:
             return False, plain[rung]
         return rate * ROOM <= speeds[rung][most] / usual, max(most, plain[rung])
@@ -74,18 +74,26 @@ def latency(forecast: Forecast, *, ms: float, percentile: float = 99.0) -> Polic
         whole, rest = divmod(math.ceil(count), most_at_once)
         return whole * fastest[most_at_once] + fastest[rest]
 
-    def relief(rung: int, slow: float, fast: float, queue: int, waited: float, rate: float) -> int:
-        alone = times[rung]
-        most = bisect_right(alone, (planned - waited) / slow) - 1
+    def relief(
+        rung: int,
+        usual: float,
+        excess: float,
+        fast: float,
+        queue: int,
+        waited: float,
+        rate: float,
+    ) -> int:
+        alone, time = times[rung], planned - excess
+        most = bisect_right(alone, (time - waited) / usual) - 1
         if most < 1:
             return 0
         batch = queue if queue < most else most
-        took = alone[batch] * slow
+        took = alone[batch] * usual
         left = queue - batch
-        if left and waited * left / queue + took + fast * drained(left) > planned:
+        if left and waited * left / queue + took + fast * drained(left) > time:
             return 0
         new = rate * took
-        if new > FEW and took + fast * drained(left + new) > planned:
+        if new > FEW and took + fast * drained(left + new) > time:
             return 0
         return batch
 

@@ -11,14 +11,15 @@ from typing import NamedTuple, TypeAlias
 
 from nestling.governor.forecast import Forecast
 
-# (rung, factors on the profile's times for a usual call and for a slow one, arrivals a millisecond,
-# factor on the profile's joules) -> whether the rung could go on like this for good, and how many
-# examples it may run at a time
+# (rung, factor on the profile's times for a usual call, milliseconds of a slow call over a usual
+# one, arrivals a millisecond, factor on the profile's joules) -> whether the rung could go on like
+# this for good, and how many examples it may run at a time
 Judge: TypeAlias = Callable[[int, float, float, float, float], tuple[bool, int]]
-# (rung, factor on the profile's times for a slow call of it, the same of the least rung, waiting,
-# milliseconds that the next one has waited, arrivals a millisecond) -> how many examples it may run
-# now; 0 where it must not run, for the sake of those that wait
-Relief: TypeAlias = Callable[[int, float, float, int, float, float], int]
+# (rung, factor on its times for a usual call, milliseconds of a slow call over that, factor on the
+# times of the least rung, waiting, milliseconds that the next one has waited, arrivals a
+# millisecond) -> how many examples it may run now; 0 where it must not run, for the sake of those
+# that wait
+Relief: TypeAlias = Callable[[int, float, float, float, int, float, float], int]
 
 
 class Reading(NamedTuple):
@@ -91,7 +92,7 @@ class State(NamedTuple):
         surge: the same over a fifth of a hold, for what comes while the queue is long.
         pace: how many times as long as profiled all calls take here now.
         factors: by rung, how many times as long as that its calls take.
-        spread: how many times as long as usual the slow ones take.
+        excess: milliseconds that the slow ones take over usual ones.
         caution: at least 1; grows where requests are late although the forecast said otherwise.
         ran: batches since the steady rung changed.
         better: the best rung that fitted throughout since `calm`; equal to `steady` if none.
@@ -112,7 +113,7 @@ class State(NamedTuple):
     surge: float
     pace: float
     factors: tuple[float, ...]
-    spread: float
+    excess: float
     caution: float
     ran: int
     better: int
@@ -157,7 +158,7 @@ class Choice(NamedTuple):
         seen = (
             f"{self.reading.queue} waiting, the next for {self.reading.waited_ms:.1f} ms, "
             f"{1000 * max(state.rate, state.surge):.0f} a second, calls take {factor:.2f} times "
-            f"the profile (slow ones {state.spread:.2f} times that), caution {state.caution:.2f}"
+            f"the profile (slow ones {state.excess:.1f} ms more), caution {state.caution:.2f}"
         )
         told = {
             "start": f"{self.entry} to begin with",

@@ -4,7 +4,9 @@
   counts for a short while at most, whichever way it jumps.
 - The profile is corrected by what is seen: a factor for each entry, which the first batches after a
   change teach about that entry alone and the later ones about the machine, hence about all; and the
-  spread between a usual call and a slow one, which is tracked as a percentile, not as a mean.
+  excess of a slow call over a usual one, in milliseconds, tracked as a percentile, not as a mean.
+  What makes a call slow now and then (another program, Python's lock) takes as long from a short
+  call as from a long one.
 - Where requests are late although the forecast said otherwise, it grows cautious.
 - Two questions are kept apart. Which entry could go on for good with what arrives? That is the
   steady one; it goes down as soon as it does not fit, and up only when a better one has fitted for
@@ -30,8 +32,9 @@ LEARNING = 0.2  # share of a difference that one batch teaches
 ALONE = 16  # batches after a change that teach about that entry alone
 CALM = 0.2  # holds for which a better entry must fit before it is chosen
 FACTORS = 0.2, 100.0  # bounds of the correction
-SPREAD, SPREADS = 1.25, (1.05, 4.0)  # before anything was seen; bounds
-WIDER = 0.08  # growth of the spread at a call slower than it
+EXCESS = 0.25  # of a call's time, before anything was seen
+EXCESSES = 0.05, 3.0  # bounds, in times of the fastest entry's call and of the best one's
+WIDER = 0.08  # growth of the excess at a call slower than it
 WARIER, WARIEST = 0.02, 2.0  # growth of the caution at a late request; its bound
 REST = 2.0  # times as many could be late where the caution comes to rest
 MANY = 4  # late requests of one step that count
@@ -52,11 +55,12 @@ def begin(policy: Policy, rung: int | None = None) -> State:
         fitting = [
             place
             for place in range(forecast.top + 1)
-            if judge(place, RISE, RISE * SPREAD, 0.0, 1.0)[0]
+            if judge(place, RISE, RISE * EXCESS * forecast.times[place][1], 0.0, 1.0)[0]
         ]
         rung = max(fitting, default=0)
+    excess = EXCESS * forecast.times[rung][1]
     return State(
-        policy, rung, rung, None, 0.0, 0.0, 0.0, 1.0, factors, SPREAD, 1.0, 0, rung, 0.0, -math.inf,
+        policy, rung, rung, None, 0.0, 0.0, 0.0, 1.0, factors, excess, 1.0, 0, rung, 0.0, -math.inf,
         1.0, 0.0, 1.0, factors,
     )  # fmt: skip
 
@@ -75,7 +79,7 @@ def step(state: State, reading: Reading) -> tuple[State, Choice]:
         >>> choice.entry
         'half'
     """
-    whole, before, steady, clock, time, rate, surge, pace, factors, spread, caution, ran = state[
+    whole, before, steady, clock, time, rate, surge, pace, factors, excess, caution, ran = state[
         :12
     ]
     now, queue, waited, arrived, _, batch, _, answered, _, _ = reading
@@ -86,12 +90,12 @@ def step(state: State, reading: Reading) -> tuple[State, Choice]:
     policy = whole if whole.moment is None else whole.moment(time)
     spent, ratios = state.spent, state.ratios
     if batch >= 1:
-        pace, factors, spread, spent, ratios = _learned(state, reading, policy)
+        pace, factors, excess, spent, ratios = _learned(state, reading, policy)
     if answered >= 1:
         caution = _warned(state, reading, policy)
     queue = queue if 1 <= queue < LARGEST else 1
     waited = waited if 0 <= waited < LARGEST else 0.0
-    slowness = pace * caution, factors, spread
+    slowness = pace * caution, factors, excess
     top, fits, batch = _fitting(policy, steady, slowness, rate, spent)
     cause, steady, better, calm, raised, patience, until = _moved(state, time, top, fits)
     rung = steady
@@ -100,10 +104,10 @@ def step(state: State, reading: Reading) -> tuple[State, Choice]:
         rung, cause, batch = _relieved(policy, (steady, before, cause), slowness, seen)
     elif cause == "up":
         own = slowness[0] * factors[steady]
-        batch = policy.judge(steady, own, own * spread, rate, spent)[1]
+        batch = policy.judge(steady, own, excess, rate, spent)[1]
     ran = ran + 1 if steady == state.steady else 0
     new = State(
-        whole, rung, steady, clock, time, rate, surge, pace, factors, spread, caution, ran, better,
+        whole, rung, steady, clock, time, rate, surge, pace, factors, excess, caution, ran, better,
         calm, raised, patience, until, spent, ratios,
     )  # fmt: skip
     names = whole.forecast.names
@@ -123,8 +127,8 @@ def _fitting(
     Args:
         policy: that judges.
         rung: the steady one of the step before.
-        slowness: what all calls take over the profile, what each rung's do over that, and slow
-            ones over usual ones.
+        slowness: what all calls take over the profile, what each rung's do over that, and the
+            milliseconds of slow ones over usual ones.
         rate: arrivals a millisecond.
         spent: the energy factor.
 
@@ -132,19 +136,19 @@ def _fitting(
         The rung; whether it fits (not even the fastest may); and the examples it may run at a time,
         of `rung` itself where that fits.
     """
-    judge, (slow, factors, spread) = policy.judge, slowness
+    judge, (slow, factors, excess) = policy.judge, slowness
     own = slow * factors[rung]
-    fits, batch = judge(rung, own, own * spread, rate, spent)
+    fits, batch = judge(rung, own, excess, rate, spent)
     if fits:
         for above in range(len(factors) - 1, rung, -1):
             own = RISE * slow * factors[above]
-            if judge(above, own, own * spread, rate, spent)[0]:
+            if judge(above, own, excess, rate, spent)[0]:
                 return above, True, batch
         return rung, True, batch
     while not fits and rung:
         rung -= 1
         own = slow * factors[rung]
-        fits, batch = judge(rung, own, own * spread, rate, spent)
+        fits, batch = judge(rung, own, excess, rate, spent)
     return rung, fits, batch
 
 
@@ -156,8 +160,9 @@ def _relieved(
 ) -> tuple[int, str, int]:
     """Return the best rung up to the steady one that may run now, the cause, and how many examples.
 
-    Better ones than what ran before need room to spare, or it would go to and fro. Where none may,
-    it is the least one, with as many examples as its judge says.
+    Better ones than what ran before need room to spare, or it would go to and fro; so does the
+    fastest for what it has to answer afterwards, which is more than one call. Where none may, it is
+    the least one, with as many examples as its judge says.
 
     Args:
         policy: with a relief.
@@ -166,20 +171,19 @@ def _relieved(
         slowness: as for `_fitting`.
         seen: the queue, how long its head has waited, and the rate.
     """
-    (steady, before, cause), (slow, factors, spread) = chosen, slowness
+    (steady, before, cause), (slow, factors, excess) = chosen, slowness
     relief, least = policy.relief, policy.least
     assert relief is not None
-    slow *= spread
     fast = slow * factors[least]
     for rung in range(steady, least - 1, -1):
         own = slow * factors[rung]
-        batch = relief(rung, own if rung <= before else RISE * own, fast, *seen)
+        batch = relief(rung, own if rung <= before else RISE * own, excess, RISE * fast, *seen)
         if batch:
             if rung < steady:
                 return rung, "relief", batch
             back = before < rung and cause in ("stay", "wait")
             return rung, "back" if back else cause, batch
-    return least, "overload", policy.judge(least, fast / spread, fast, seen[2], 1.0)[1]
+    return least, "overload", policy.judge(least, fast, excess, seen[2], 1.0)[1]
 
 
 def _passed(clock: float | None, now: float, most: float) -> tuple[float | None, float]:
@@ -211,40 +215,43 @@ def _rate(rate: float, arrived: float, gap: float, hold: float, time: float) -> 
 def _learned(
     state: State, reading: Reading, policy: Policy
 ) -> tuple[float, tuple[float, ...], float, float, tuple[float, ...]]:
-    """Return the corrections after a batch: pace, factors by rung, spread, energy, last ratios.
+    """Return the corrections after a batch: pace, factors by rung, excess, energy, last ratios.
 
     What a call takes for once teaches nothing: of two ratios of a rung in a row, the milder one
     does. Those of others are passed over, or rungs that take turns would never be corrected.
     """
-    pace, factors, spread, _, ran = state[7:12]
+    pace, factors, excess, _, ran = state[7:12]
     steady, spent, ratios = state.steady, state.spent, state.ratios
     _, _, _, _, rung, batch, took, _, _, joules = reading
     forecast = policy.forecast
     if not (1 <= batch <= forecast.batches[-1] and 0 <= rung < len(factors)):
-        return pace, factors, spread, spent, ratios
+        return pace, factors, excess, spent, ratios
     if forecast.joules is not None and 0 < joules < LARGEST:
         share = min(max(joules / (batch * forecast.joules[rung]), 0.01), 100.0)
         spent += LEARNING * (share - spent)
     if not 0 < took < LARGEST:
-        return pace, factors, spread, spent, ratios
+        return pace, factors, excess, spent, ratios
     usual = pace * factors[rung]
-    ratio = took / (forecast.times[rung][batch] * usual)
+    expected = forecast.times[rung][batch] * usual
+    ratio = took / expected
     rare = 1 - policy.percentile / 100
-    if ratio > spread:
-        spread *= 1 + WIDER * (1 - rare)
-        spread = spread if spread < SPREADS[1] else SPREADS[1]
+    if took - expected > excess:
+        excess *= 1 + WIDER * (1 - rare)
+        most = EXCESSES[1] * forecast.times[-1][1]
+        excess = excess if excess < most else most
     else:
-        spread *= 1 - WIDER * rare
-        spread = spread if spread > SPREADS[0] else SPREADS[0]
+        excess *= 1 - WIDER * rare
+        least = EXCESSES[0] * forecast.times[0][1]
+        excess = excess if excess > least else least
     common = _median(ratio, ratios[rung])
     ratios = (*ratios[:rung], ratio, *ratios[rung + 1 :])
     change = 1 + LEARNING * ((0.5 if common < 0.5 else 2.0 if common > 2 else common) - 1)
     if not FACTORS[0] < usual * change < FACTORS[1]:
-        return pace, factors, spread, spent, ratios
+        return pace, factors, excess, spent, ratios
     if ran < ALONE or rung != steady:
         factors = (*factors[:rung], factors[rung] * change, *factors[rung + 1 :])
-        return pace, factors, spread, spent, ratios
-    return pace * change, factors, spread, spent, ratios
+        return pace, factors, excess, spent, ratios
+    return pace * change, factors, excess, spent, ratios
 
 
 def _median(ratio: float, last: float) -> float:
@@ -258,11 +265,17 @@ def _warned(state: State, reading: Reading, policy: Policy) -> float:
     """Return the caution after requests were answered.
 
     It comes to rest where half of the share that may be late is late. Where the fastest entry has
-    been the steady one for a while and is late, no caution would have helped.
+    been the steady one for a while and is late, no caution would have helped; nor where the call
+    took longer than even the slow ones do, for that is planned with already.
     """
     caution, answered, late = state.caution, reading.answered, reading.late
     if not 0 < answered < LARGEST or not 0 <= late < LARGEST:
         return caution
+    rung, batch, forecast = reading.rung, reading.batch, policy.forecast
+    if late and 1 <= batch <= forecast.largest and 0 <= rung <= forecast.top:
+        usual = forecast.times[rung][batch] * state.pace * state.factors[rung]
+        if reading.took_ms > usual + state.excess:
+            return caution
     if late and (state.steady > policy.least or state.ran < ALONE):
         caution += WARIER * (late if late < MANY else MANY)
         return caution if caution < WARIEST else WARIEST

@@ -32,10 +32,20 @@ def throughput(forecast: Forecast, *, per_second: float | None = None) -> Policy
     largest = forecast.largest
     speeds = tuple(row[-1] for row in forecast.speeds)
 
-    def judge(rung: int, usual: float, slow: float, rate: float, spent: float) -> tuple[bool, int]:
+    def judge(
+        rung: int, usual: float, excess: float, rate: float, spent: float
+    ) -> tuple[bool, int]:
         return speeds[rung] / usual >= max(least / 1000, ROOM * rate), largest
 
-    def relief(rung: int, slow: float, fast: float, queue: int, waited: float, rate: float) -> int:
-        return largest if queue <= max(speeds[rung] / slow * BACKLOG, largest) else 0
+    def relief(
+        rung: int,
+        usual: float,
+        excess: float,
+        fast: float,
+        queue: int,
+        waited: float,
+        rate: float,
+    ) -> int:
+        return largest if queue <= max(speeds[rung] / usual * BACKLOG, largest) else 0
 
     return Policy(goal, forecast, judge, relief)
