@@ -69,7 +69,6 @@ BAD = {
     "uniform": [
         {"fractions": (2,)},
         {"low": 3},
-        {"full_epochs": -1},
         {"random": 1.5},
         {"labels_first": -1},
         {"fractions": iter([0.5])},
@@ -78,7 +77,6 @@ BAD = {
     "individual": [{"fractions": (1.0, "half")}, {"specs": []}, {"start": "ranked"}],
     "norms": [{"strength": (1,)}, {"clip": 0}, {"start": "trained"}, {"draw": -1}],
     "progressive": [
-        {"rank_options": {"quiet": 1}},
         {"rank_by": "nois"},
         {"rank_by": "l1", "rank_options": {"direction": "descending"}},
         {"rank_options": {"steps": "scale"}},

@@ -20,7 +20,6 @@ by chance; the root of its mean square over the run ("spread") differs less.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -55,7 +54,6 @@ class Gains(nn.Module):
     squares: Tensor  # running mean square of each gain's gradient
     steps: Tensor  # how many gradients are in it
     spread: Tensor  # sum over all forward runs of each gain's square
-    learned: Tensor  # the gains as they were when the noise ended; NaN before
 
     def __init__(self, space: Space, device: torch.device, *, scaled: bool) -> None:
         super().__init__()
@@ -66,7 +64,6 @@ class Gains(nn.Module):
         self.register_buffer("squares", torch.zeros(sum(self.sizes), device=device))
         self.register_buffer("steps", torch.zeros((), device=device))
         self.register_buffer("spread", torch.zeros(sum(self.sizes), device=device))
-        self.register_buffer("learned", torch.full((sum(self.sizes),), math.nan, device=device))
         if scaled:
             hold: Any = self.alpha.register_post_accumulate_grad_hook
             hold(lambda _: self._scale())
@@ -81,19 +78,14 @@ class Gains(nn.Module):
             still = mean == 0
             gradient.mul_(SIZE).div_(mean.sqrt().masked_fill(still, 1.0))
 
-    def end(self) -> None:
-        """Keep the gains: without noise they have no gradient, but the optimiser's momentum."""
-        if self.learned.isnan().any():
-            self.learned.copy_(self.alpha.detach())
-
     def parts(self) -> Sequence[Tensor]:
         """Return the gains of each place."""
         return torch.split(self.alpha, self.sizes)
 
     def measured(self, score: str) -> Sequence[Tensor]:
         """Return the size of the gains of each place: of the last, or of all over the run."""
-        now = self.alpha.detach() if self.learned.isnan().any() else self.learned
-        sizes = now.abs() if score == "last" else self.spread.sqrt()
+        last = score == "last"
+        sizes = self.alpha.detach().abs() if last else self.spread.sqrt()
         return torch.split(sizes.double(), self.sizes)
 
     def noised(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -176,8 +168,6 @@ def noise(
     def objective(net: Supernet) -> Iterator[tuple[nn.Module, Loss]]:
         full = net.pooled(net.space.full)
         noisy = run.done < 1 - quiet
-        if not noisy:
-            gains.end()
         yield (Noisy(full, gains) if noisy else full).train(), run.loss or task_loss
 
     run.train_stage(objective, name="noise ranking", extra=gains, epochs=epochs)

@@ -1,6 +1,5 @@
 """Rank, search, train a list together."""
 
-import functools
 import itertools
 
 import pytest
@@ -9,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nestling
-from nestling import BudgetError, DataError, ModelError, SpecError, rankers
+from nestling import BudgetError, DataError, ModelError, SpecError
 from nestling.binding import binding
 from nestling.joint import Joint
 from nestling.methods.progressive import offered, progressive
@@ -332,20 +331,3 @@ def test_the_search_has_a_trained_net_whatever_ranks(small, monkeypatch, rank_by
     run = Run(net, small.batches(), 12, held_out=data, optimizer=small.sgd)
     progressive(run, rank_by=rank_by, fractions=(1.0, 0.5))
     assert found[net.space.full] > 0.6  # chance is a third
-
-
-@pytest.mark.parametrize(
-    ("options", "quiet"),
-    [({}, 0.5), ({"start": "given"}, 0.0), ({"rank_options": {"quiet": 0.25}}, 0.25)],
-)
-def test_weights_that_are_needed_recover_from_the_noise(story, monkeypatch, options, quiet):
-    seen, real = [], rankers.find("noise")
-
-    @functools.wraps(real)
-    def noise(run, **given):
-        seen.append(given.get("quiet", 0.0))
-        return real(run, **given)
-
-    monkeypatch.setattr("nestling.rankers.noise.noise", noise)
-    story("progressive", **QUICK | options)()
-    assert seen == [quiet]

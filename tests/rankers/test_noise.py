@@ -1,7 +1,5 @@
 """The noise ranker: its gradients against a net written by hand, and units worth nothing."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -196,28 +194,6 @@ def test_spread_is_the_root_mean_square_over_the_run(nets):
             torch.testing.assert_close(found[place.axis], size / size.mean(), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(("quiet", "noisy"), [(0.0, 12), (0.5, 6), (0.75, 3)])
-def test_the_last_part_of_the_training_may_be_without_noise(monkeypatch, quiet, noisy):
-    """What counts of the gains is what they had learned before: momentum moves them on."""
-    gains, real = [], Gains.noised
-    monkeypatch.setattr(Gains, "noised", lambda self, w: gains.append(self) or real(self, w))
-    alphas = []
-
-    def loss(outputs, targets):
-        alphas.append(gains[0].alpha.detach().clone())
-        return F.cross_entropy(outputs, targets)
-
-    net = nestling.Supernet(Weak(0.5), torch.randn(2, 12), step=1)
-    rankers.scores(Run(net, separable(4), 3, optimizer=sgd, loss=loss), "noise", quiet=quiet)
-    assert len(gains) == noisy
-    assert len(alphas) == 12
-    assert all(not torch.equal(*pair) for pair in pairwise(alphas[:noisy]))
-    spread = sum(each.square() for each in alphas[:noisy])
-    torch.testing.assert_close(gains[0].spread, spread)
-    last = gains[0].alpha.detach() if quiet == 0 else alphas[noisy]
-    torch.testing.assert_close(torch.cat(gains[0].measured("last")), last.double().abs())
-
-
 def test_weak_units_bear_noise_under_scaled_steps():
     for score in ("spread", "last"):
         mean = sum(ranks(0.02, seed, epochs=20, score=score) for seed in range(3)) / 3
@@ -249,8 +225,6 @@ def test_several_weights_count_alike(nets):
         ({"direction": "up"}, "direction= is one of descending, ascending"),
         ({"steps": "big"}, "steps= is one of scaled, plain"),
         ({"score": "first"}, "score= is one of spread, last"),
-        ({"quiet": 1.0}, "quiet= is the share of the training without noise, from 0 to below 1"),
-        ({"quiet": True}, "not True"),
         ({"epochs": 0}, "epochs= is a whole number of at least 1"),
     ],
 )
