@@ -29,8 +29,6 @@ from nestling.spec import Space, Spec
 from nestling.supernet import rearranged
 from nestling.training import Run
 
-QUIET = 0.5  # of a ranking with noise, where its weights are needed afterwards
-
 
 def progressive(
     run: Run,
@@ -62,8 +60,7 @@ def progressive(
         rank_epochs: of the full net's training before the search, in which rankers that train find
             their scores; the run's by default. 0 where the given weights are trained already, for
             rankers that do not train themselves.
-        rank_options: of the ranker, such as `{"direction": "ascending"}` of "noise". Where the list
-            goes on from ranked weights, the last half of a training with noise is "quiet".
+        rank_options: of the ranker, such as `{"direction": "ascending"}` of "noise".
         search: name of the search: "greedy", which takes away what costs the least accuracy for the
             multiply-accumulates that it saves; "progressive", the paper's, which asks for the
             accuracy alone; "evolution" or "uniform". Bits save no multiply-accumulates; search nets
@@ -95,7 +92,7 @@ def progressive(
     slice_ = held_out_of(run, held_out)
     check_begins(run, search, slice_, search_options or {})
     given = weights_of(run)
-    orders = _ranked(run, rank_by, rank_epochs, rank_options or {}, recover=start == "ranked")
+    orders = _ranked(run, rank_by, rank_epochs, rank_options or {})
     given = rearranged(run.net.space, given, orders)
     run.reorder(orders)
     found = searched(run, search, slice_, search_options or {})
@@ -158,24 +155,14 @@ def _least(space: Space, members: Sequence[Spec]) -> float:
 
 
 def _ranked(
-    run: Run, by: str | None, epochs: int | None, given: Mapping[str, Any], *, recover: bool
+    run: Run, by: str | None, epochs: int | None, given: Mapping[str, Any]
 ) -> dict[str, tuple[int, ...]]:
     """Train the full net, and return the order of its units; none where the present one stays.
 
     Rankers that train do both at once. The search needs a trained net in any case.
-
-    Args:
-        run: whose net it is.
-        by: name of the ranker, or None.
-        epochs: of the training.
-        given: options of the ranker.
-        recover: whether the weights are needed afterwards, so that they train without noise last.
     """
     options = dict(given)
-    known = [] if by is None else rankers.options(rankers.find(by))
-    if recover and "quiet" in known:
-        options.setdefault("quiet", QUIET)
-    if "epochs" in known:
+    if by is not None and "epochs" in rankers.options(rankers.find(by)):
         options.setdefault("epochs", epochs)
     else:
         train_full(run, epochs, "plain ranking")

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from nestling.errors import ModelError
 from nestling.objectives.sandwich import Loss, task_loss
-from nestling.options import Checked, one_of, whole
+from nestling.options import one_of, whole
 from nestling.spec import Space
 from nestling.supernet import Supernet
 from nestling.training import Run
@@ -143,7 +143,6 @@ def noise(
     direction: Annotated[str, one_of(DIRECTIONS)] = "descending",
     steps: Annotated[str, one_of(STEPS)] = "scaled",
     score: Annotated[str, one_of(SCORES)] = "spread",
-    quiet: Annotated[float, Checked(_check_quiet)] = 0.0,
     epochs: Annotated[int | None, whole(1, none=True)] = None,
 ) -> Mapping[str, Tensor]:
     """Train the full net with noise and score units by the gains that they learned.
@@ -153,9 +152,6 @@ def noise(
         direction: "descending" cuts units of large gains first, "ascending" those of small ones.
         steps: of the gains: "scaled", all of one size, or "plain", as their gradients are.
         score: what counts of a gain: its "spread" over the run, or its "last" size.
-        quiet: share of the training, at its end, without noise, in which the weights recover; what
-            the gains have learned stays. For whoever goes on from them; it tells units apart less
-            well.
         epochs: of the training; the run's by default.
 
     Raises:
@@ -166,20 +162,10 @@ def noise(
     gains = Gains(run.net.space, run.device, scaled=steps == "scaled")
 
     def objective(net: Supernet) -> Iterator[tuple[nn.Module, Loss]]:
-        full = net.pooled(net.space.full)
-        noisy = run.done < 1 - quiet
-        yield (Noisy(full, gains) if noisy else full).train(), run.loss or task_loss
+        yield Noisy(net.pooled(net.space.full), gains).train(), run.loss or task_loss
 
     run.train_stage(objective, name="noise ranking", extra=gains, epochs=epochs)
     return gains.scores(direction, score)
-
-
-def _check_quiet(quiet: float) -> None:
-    number = isinstance(quiet, int | float) and not isinstance(quiet, bool)
-    if not number or not 0 <= quiet < 1:
-        raise ModelError(
-            f"quiet= is the share of the training without noise, from 0 to below 1, not {quiet!r}"
-        )
 
 
 def check_trains(run: Run, epochs: int | None) -> None:
