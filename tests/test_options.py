@@ -69,6 +69,7 @@ BAD = {
     "uniform": [
         {"fractions": (2,)},
         {"low": 3},
+        {"full_epochs": -1},
         {"random": 1.5},
         {"labels_first": -1},
         {"fractions": iter([0.5])},

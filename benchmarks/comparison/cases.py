@@ -145,7 +145,9 @@ def _main(of: Protocol, seed: int) -> list[Case]:
 def _searched(of: Protocol, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the options of "progressive", with changes."""
     given = changes or {}
-    usual = {"fractions": list(DENSE), "search": "greedy", "start": "ranked"}
+    usual = {"fractions": list(DENSE), "rank_by": "l1", "search": "greedy", "start": "ranked"}
+    if "rank_options" in given:  # they are the paper's ranker's
+        usual["rank_by"] = "noise"
     found = {**usual, **_begun(of, given), **given}
     if found["search"] == PAPERS:
         groups = {"groups": GROUPS.get(of.name, GROUPS["full"])}
@@ -221,7 +223,7 @@ def _long(of: Protocol, seed: int) -> list[Case]:
 
 
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
-    "ranker": {by: {"rank_by": by} for by in ("l1", "l2", "scale", "taylor", "lasso", "random")},
+    "ranker": {by: {"rank_by": by} for by in ("noise", "l2", "scale", "taylor", "lasso", "random")},
     "noise": {
         "most noise kept": {"rank_options": {"direction": "ascending"}},
         "plain steps": {"rank_options": {"steps": "plain", "score": "last"}},
@@ -255,7 +257,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
             "search_options": {"reselect": False},
         }
     },
-    "start": {"from scratch": {"start": "given"}},
+    "start": {"from scratch": {"rank_by": "noise", "start": "given"}},
     "norms": {"own norms": {"own_norms": True}},
     "draws": {"1 random member": {"draw": 1}, "4 random members": {"draw": 4}},
     "search": {

@@ -34,7 +34,7 @@ def progressive(
     run: Run,
     *,
     fractions: Fractions = FRACTIONS,
-    rank_by: Annotated[str | None, Checked(rankers.check_given, ("rank_options",))] = "noise",
+    rank_by: Annotated[str | None, Checked(rankers.check_given, ("rank_options",))] = "l1",
     rank_epochs: Annotated[int | None, whole(0, none=True)] = None,
     rank_options: Mapping[str, Any] | None = None,
     search: Annotated[str, Checked(check_search, ("search_options",))] = "greedy",
@@ -55,8 +55,9 @@ def progressive(
         fractions: shares of the full net's MACs that the menu shall have: for each, the list's
             largest member at or below it, beside the full net. Members smaller than the smallest of
             these are not trained.
-        rank_by: name of the ranker; None keeps the units in their present order. With one that does
-            not train, such as "l1", the full net is trained first.
+        rank_by: name of the ranker; None keeps the units in their present order. Before one that
+            does not train, such as "l1", the full net is trained. The paper's is "noise"; weights
+            that bore noise are a worse start for the list than those that did not.
         rank_epochs: of the full net's training before the search, in which rankers that train find
             their scores; the run's by default. 0 where the given weights are trained already, for
             rankers that do not train themselves.

@@ -37,7 +37,7 @@ def fewer(losses, scores):
 @pytest.mark.parametrize(
     ("stops", "options"),
     [
-        (places, {"own_norms": True}),
+        (places, {"own_norms": True, "rank_by": "noise", "start": "given"}),
         (fewer, {"start": "ranked", "draw": None, "kind": "Dense", "search": "progressive"}),
     ],
     ids=["given", "ranked"],
@@ -72,7 +72,7 @@ def test_fine_tuning_in_the_search_goes_on_too(story, tmp_path):
 
 
 def test_given_restarts_from_the_given_weights_in_the_ranked_order(story, snapshots, small):
-    fit = story("progressive", start="given", **QUICK)
+    fit = story("progressive", rank_by="noise", start="given", **QUICK)
     images = small.pictures(8)[0]
     given = fit.net()
     net, _ = fit()
@@ -90,7 +90,7 @@ def test_given_restarts_from_the_given_weights_in_the_ranked_order(story, snapsh
 
 
 def test_ranked_starts_from_the_ranked_weights(story, snapshots, small):
-    fit = story("progressive", start="ranked", **QUICK)
+    fit = story("progressive", rank_by="noise", start="ranked", **QUICK)
     net, _ = fit()
     given = tensors_of(fit.net().model)
     start = snapshots["joint"]
@@ -270,7 +270,7 @@ def test_offered_is_what_exhaustion_finds(space, listed, fractions):
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(story, options, error, message):
-    fit = story("progressive", **options)
+    fit = story("progressive", **{"rank_by": "noise", **options})
     with pytest.raises(error, match=message):
         fit()
     assert fit.losses == fit.scores == 0
@@ -309,7 +309,8 @@ def test_held_out_of_its_own(story):
 
 def test_the_given_copy_is_not_the_net_s(story, snapshots):
     """Ranking trains the net in place, so what is kept must be a copy."""
-    fit = story("progressive", start="given", rank_options={"direction": "ascending"}, **QUICK)
+    options = {"direction": "ascending"}
+    fit = story("progressive", rank_by="noise", start="given", rank_options=options, **QUICK)
     fit()
     before = cloned(snapshots["noise ranking"])
     sums = [float(each["conv1.weight"].sum()) for each in (before, snapshots["joint"])]
