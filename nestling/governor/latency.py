@@ -28,7 +28,7 @@ from bisect import bisect_right
 from nestling.errors import BudgetError
 from nestling.governor.checks import positive
 from nestling.governor.forecast import Forecast
-from nestling.governor.records import Policy
+from nestling.governor.records import Policy, Relief
 
 ROOM = 1.1  # times the arrivals that a rung must be able to run
 HOLDS = 10  # limits for which a better entry must fit
@@ -67,7 +67,28 @@ def latency(forecast: Forecast, *, ms: float, percentile: float = 99.0) -> Polic
             return False, plain[rung]
         return rate * ROOM <= speeds[rung][most] / usual, max(most, plain[rung])
 
-    planned, fastest, most_at_once = PLANNED * limit, times[0], plain[0]
+    hold = min(max(HOLDS * limit / 1000, 0.1), 10.0)
+    return Policy(
+        goal,
+        forecast,
+        judge,
+        _relief(forecast, PLANNED * limit, plain[0]),
+        hold=hold,
+        limit_ms=limit,
+        percentile=share,
+        gap=HOLDS * hold,
+    )
+
+
+def _relief(forecast: Forecast, planned: float, most_at_once: int) -> Relief:
+    """Return what tells how many examples a rung may run now.
+
+    Args:
+        forecast: of the menu.
+        planned: milliseconds from a request's arrival to its answer.
+        most_at_once: examples that the fastest runs at a time.
+    """
+    times, fastest = forecast.times, forecast.times[0]
 
     def drained(count: float) -> float:
         """Return the milliseconds in which the fastest runs so many, as profiled."""
@@ -97,14 +118,4 @@ def latency(forecast: Forecast, *, ms: float, percentile: float = 99.0) -> Polic
             return 0
         return batch
 
-    hold = min(max(HOLDS * limit / 1000, 0.1), 10.0)
-    return Policy(
-        goal,
-        forecast,
-        judge,
-        relief,
-        hold=hold,
-        limit_ms=limit,
-        percentile=share,
-        gap=HOLDS * hold,
-    )
+    return relief

@@ -220,7 +220,7 @@ def test_the_full_net_has_statistics_of_its_own(small):
         ({"fractions": (0.001,)}, BudgetError, "no subnet costs at most 0.001"),
         ({"budgets": (10,)}, BudgetError, "no subnet costs at most 10: with all axes at their"),
         ({"budgets": 10}, SpecError, "budgets= lists costs"),
-        ({"budgets": (-1,)}, SpecError, "budgets= lists costs"),
+        ({"budgets": (-1,)}, SpecError, "budgets= lists finite costs above 0"),
     ],
 )
 def test_bad_options(deep, small, options, error, message, drawn):
