@@ -403,7 +403,7 @@ def test_what_a_training_leaves_is_the_result_and_the_log_of_one_search(
     assert accuracy.main([*words, "--only", f"{OURS}, l1", "--any-commit"]) == 0
     assert asked == [{"any_commit": False}, {"any_commit": True}]
     kept = tmp_path / "kept" / "short-cifar10-resnet20"
-    names = ["progressive-l1-seed0.json", "progressive-seed0.json", results.SEARCH_LOG]
+    names = ["progressive-l2-seed0.json", "progressive-seed0.json", results.SEARCH_LOG]
     assert sorted(path.name for path in kept.iterdir()) == names
     assert gzip.decompress((kept / results.SEARCH_LOG).read_bytes()) == b"the log"
     assert list((tmp_path / "work").glob("*/*")) == []
