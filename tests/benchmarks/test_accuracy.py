@@ -400,7 +400,7 @@ def test_what_a_training_leaves_is_the_result_and_the_log_of_one_search(
     monkeypatch.setattr(trial, "run", run)
     words = ["--work", str(tmp_path / "work"), "--results", str(tmp_path / "kept"), "--seeds", "0"]
     assert accuracy.main([*words, "--only", OURS]) == 0
-    assert accuracy.main([*words, "--only", f"{OURS}, l1", "--any-commit"]) == 0
+    assert accuracy.main([*words, "--only", f"{OURS}, l2", "--any-commit"]) == 0
     assert asked == [{"any_commit": False}, {"any_commit": True}]
     kept = tmp_path / "kept" / "short-cifar10-resnet20"
     names = ["progressive-l2-seed0.json", "progressive-seed0.json", results.SEARCH_LOG]
