@@ -178,10 +178,7 @@ class Dispatcher:
     def _usual(self, rung: int, batch: int) -> float:
         """Return the seconds that a call usually takes, as far as is known."""
         assert self.last is not None
-        policy, state = self.last.policy, self.last.state
-        times = policy.forecast.times[rung]
-        usual = times[min(batch, len(times) - 1)]
-        return usual * state.pace * state.factors[rung] / 1000
+        return self.last.state.usual_ms(rung, batch) / 1000
 
     def _choose(self, now: float, head: Request) -> Choice:
         rung, batch, took = self._ran

@@ -62,9 +62,7 @@ class Worker:
         if running is None:
             return False
         batch, start = running
-        state, rung = batch.choice.state, batch.rung
-        times = state.policy.forecast.times[rung]
-        usual = times[min(len(batch.requests), len(times) - 1)] * state.pace * state.factors[rung]
+        usual = batch.choice.state.usual_ms(batch.rung, len(batch.requests))
         return self._clock() - start > max(STUCK, MANY * usual / 1000)
 
     def abandon(self) -> None:

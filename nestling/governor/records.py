@@ -124,6 +124,11 @@ class State(NamedTuple):
     spent: float
     ratios: tuple[float, ...]
 
+    def usual_ms(self, rung: int, batch: int) -> float:
+        """Return what a call usually takes here now; of the largest batch that is known at most."""
+        times = self.policy.forecast.times[rung]
+        return times[min(batch, len(times) - 1)] * self.pace * self.factors[rung]
+
 
 class Choice(NamedTuple):
     """What runs next, and why.

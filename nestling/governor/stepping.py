@@ -272,10 +272,13 @@ def _warned(state: State, reading: Reading, policy: Policy) -> float:
     if not 0 < answered < LARGEST or not 0 <= late < LARGEST:
         return caution
     rung, batch, forecast = reading.rung, reading.batch, policy.forecast
-    if late and 1 <= batch <= forecast.largest and 0 <= rung <= forecast.top:
-        usual = forecast.times[rung][batch] * state.pace * state.factors[rung]
-        if reading.took_ms > usual + state.excess:
-            return caution
+    if (
+        late
+        and 1 <= batch <= forecast.largest
+        and 0 <= rung <= forecast.top
+        and reading.took_ms > state.usual_ms(rung, batch) + state.excess
+    ):
+        return caution
     if late and (state.steady > policy.least or state.ran < ALONE):
         caution += WARIER * (late if late < MANY else MANY)
         return caution if caution < WARIEST else WARIEST

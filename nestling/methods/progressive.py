@@ -92,9 +92,10 @@ def progressive(
     joint.share(run)  # an error now, not after the ranking
     slice_ = held_out_of(run, held_out)
     check_begins(run, search, slice_, search_options or {})
-    given = weights_of(run)
+    given = weights_of(run) if start == "given" else None
     orders = _ranked(run, rank_by, rank_epochs, rank_options or {})
-    given = rearranged(run.net.space, given, orders)
+    if given is not None:
+        given = rearranged(run.net.space, given, orders)
     run.reorder(orders)
     found = searched(run, search, slice_, search_options or {})
     members = [run.net.space.full, *(each.spec for each in found)]
@@ -106,7 +107,7 @@ def progressive(
             f"fractions {', '.join(map(str, missed))} are left out: no subnet of the list is as "
             "small; lower the search's floor"
         )
-    if start == "given":
+    if given is not None:
         run.refill(given)
     subnets = joint.train(run, _not_below(run.net.space, members, wanted))
     return {name: (spec, subnets[spec]) for name, spec in named.items()}
