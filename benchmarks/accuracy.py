@@ -24,7 +24,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -33,7 +32,7 @@ from comparison.caption import caption
 from comparison.cases import cases, chosen, parse_part
 from comparison.commands import add_cases, add_protocol, command, ended, replaced
 from comparison.figures import Comparison, summary
-from comparison.protocols import NETS, PROTOCOLS, Protocol, check_weights, material, protocol
+from comparison.protocols import NETS, PROTOCOLS, Protocol, material, protocol, with_weights
 from comparison.work import listed, share_compiled, train
 
 from nestling.errors import ModelError
@@ -88,7 +87,6 @@ def parser() -> argparse.ArgumentParser:
     add_protocol(made, PROTOCOLS, WORK)
     add_cases(made)
     made.add_argument("--net", default="resnet20", help=f"one of {', '.join(NETS)}")
-    made.add_argument("--weights", type=Path, help="folder of the weights of --protocol pretrained")
     made.add_argument("--latency-batch", type=int, help="instead of the protocol's")
     made.add_argument("--eager", action="store_true", help="do not compile training steps")
     made.add_argument("--part", default="1/1", metavar="I/N", help="the I-th of N parts")
@@ -104,11 +102,7 @@ def settings(options: argparse.Namespace) -> Protocol:
     if options.eager:
         changes["compiled"] = False
     found = protocol(options.protocol, options.net, **changes)
-    if found.weights is None or options.list:
-        return found
-    found = replace(found, weights=str((options.weights or Path()) / found.weights))
-    check_weights(found, options.net)
-    return found
+    return found if options.list else with_weights(found, options.weights)
 
 
 def do(options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
     python benchmarks/nested.py --data-dir FOLDER                     # short protocol, on the CPU
     python benchmarks/nested.py --part channels depth                 # some parts
     python benchmarks/nested.py --protocol full --part channels       # full protocol, on a GPU
+    python benchmarks/nested.py --protocol pretrained --weights FOLDER  # bits, from trained weights
     python benchmarks/nested.py --list                                # the cases and their states
     python benchmarks/nested.py --only 'channels*'                    # some cases, variants too
     python benchmarks/nested.py --slice 2/4 --minutes 9               # a part; stops and goes on
@@ -35,7 +36,7 @@ from comparison import documents, trial
 from comparison.cases import chosen, parse_part
 from comparison.commands import add_cases, add_protocol, command, ended, replaced
 from comparison.figures import Comparison
-from comparison.protocols import PROTOCOLS, Protocol
+from comparison.protocols import PROTOCOLS, Protocol, with_weights
 from comparison.results import groups
 from comparison.work import listed, share_compiled, train
 from nesting import tables
@@ -77,9 +78,7 @@ def settings(part: Part, options: argparse.Namespace) -> Protocol:
     # Every step draws another subnet, so that nothing that is compiled would be used again.
     changes["compiled"] = False
     found = protocol_of(part, options.protocol, **changes)
-    if found.weights is not None:
-        raise ModelError(f"--protocol {found.name} is of accuracy.py alone; give short or full")
-    return found
+    return found if options.list else with_weights(found, options.weights)
 
 
 def work(options: argparse.Namespace) -> int:
@@ -110,7 +109,7 @@ def _asked(options: argparse.Namespace) -> list[Part]:
     """Return the parts to work on: those that are named, or all that the protocol is for."""
     if options.part:
         return [part_of(name) for name in options.part]
-    return [part for part in PARTS.values() if options.protocol != "short" or not part.long]
+    return [part for part in PARTS.values() if part.asked_of(options.protocol)]
 
 
 def parser() -> argparse.ArgumentParser:

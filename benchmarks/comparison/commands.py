@@ -58,6 +58,7 @@ def add_cases(made: argparse.ArgumentParser) -> None:
     for name in ("pictures", "held-out", "threads"):
         made.add_argument(f"--{name}", type=int, help="instead of the protocol's")
     made.add_argument("--lr", type=float, help="instead of the protocol's")
+    made.add_argument("--weights", type=Path, help="folder of the weights of --protocol pretrained")
     made.add_argument(
         "--any-commit", action="store_true", help="go on with what other code began; both are named"
     )

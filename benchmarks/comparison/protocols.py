@@ -178,6 +178,24 @@ PRETRAINED = replace(  # He's net with the weights of a public repository; see `
 PROTOCOLS = {each.name: each for each in (SHORT, FULL, PRETRAINED)}
 
 
+def with_weights(of: Protocol, folder: Path | None) -> Protocol:
+    """Return a protocol whose weights, if it begins with any, are found and checked.
+
+    Args:
+        of: the protocol.
+        folder: of the weights; the current one by default.
+
+    Raises:
+        ModelError: they are of another net.
+        FileError: there is no such file, or it is another one.
+    """
+    if of.weights is None:
+        return of
+    found = replace(of, weights=str((folder or Path()) / of.weights))
+    check_weights(found, of.net)
+    return found
+
+
 def check_weights(of: Protocol, asked: str) -> None:
     """Check that a protocol's weights are there, and are those that it names.
 
@@ -192,10 +210,10 @@ def check_weights(of: Protocol, asked: str) -> None:
     if of.weights is None:
         return
     path = Path(of.weights)
-    if asked != PRETRAINED.net:
+    if NETS[asked].builder != NETS[PRETRAINED.net].builder:
         raise ModelError(
             f"the weights of --protocol {of.name} are those of {PRETRAINED.net}, not of {asked}; "
-            "give another protocol, or no --net"
+            "give another protocol, or another net"
         )
     if not path.is_file():
         raise FileError(f"there is no {path}; give the folder of {path.name} with --weights")

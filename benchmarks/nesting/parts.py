@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from comparison.cases import BASELINE, DENSE, PLAIN, UNIFORM_SHAPE, Case, Shape
-from comparison.protocols import Protocol, protocol
+from comparison.protocols import FULL, NETS, PRETRAINED, Protocol, protocol
 
 from nestling.errors import ModelError, did_you_mean
 
@@ -37,7 +37,7 @@ class Part:
         variants: further options of the first main case, by what tables call them.
         bits: numbers of bits of nets that are trained alone; none where bits are not nested.
             Any-Precision and AdaBits train too then, and we at equal compute.
-        short: what the short protocol has otherwise.
+        short: what protocols other than the full one have otherwise.
         long: whether the part is of the full protocol alone, unless it is named.
     """
 
@@ -55,6 +55,12 @@ class Part:
     def called(self) -> str:
         """What the net is called where it does not matter which layers may be in few bits."""
         return self.net.removesuffix("-bits")
+
+    def asked_of(self, name: str) -> bool:
+        """Return whether a protocol has this part without its being named."""
+        if name == PRETRAINED.name:
+            return NETS[self.net].builder == NETS[PRETRAINED.net].builder
+        return name == FULL.name or not self.long
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -116,7 +122,7 @@ def protocol_of(part: Part, name: str, **changes: Any) -> Protocol:
     variants can be chosen by them too; where numbers of bits are listed, all train on all.
     """
     own: dict[str, Any] = {} if part.bits else {"all_pictures": False}
-    own |= part.short if name == "short" else {}
+    own |= part.short if name != FULL.name else {}
     return protocol(name, part.net, **{"data": part.data, **own, **_given(changes)})
 
 
@@ -159,7 +165,7 @@ def _nested(
     kinds = {} if kind == ALL else {"kinds": [kind]}
     if kind == "bits":  # nothing is searched: the numbers of bits are listed
         return Case(label, METHOD, {"fractions": [1.0], **kinds, **(options or {})}, seed, **more)
-    short = of.name == "short"
+    short = of.name != FULL.name
     given = {"fractions": list(FEWER if short else DENSE), **kinds, **(options or {})}
     if short:
         given["search_options"] = {**SHORT_SEARCH, **given.get("search_options", {})}

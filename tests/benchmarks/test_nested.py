@@ -9,10 +9,10 @@ from benchmark_scripts import opened
 from comparison import protocols, recipes, results, trial
 from comparison.cases import BASELINE, PLAIN, Case
 from comparison.figures import Comparison
-from comparison.protocols import supernet
+from comparison.protocols import PROTOCOLS, supernet
 from made_results import TINY, made
 from nesting import figures, parts, tables
-from nesting.parts import ALL, EQUAL, METHOD, PARTS, Part, protocol_of
+from nesting.parts import ALL, EQUAL, FEW, METHOD, PARTS, Part, protocol_of
 
 import nestling
 from nestling.errors import ModelError
@@ -66,6 +66,20 @@ def test_parts_are_those_of_the_papers_comparison():
         "bits": (8, 4, 3, 2),
         "wide bits": (8, 4, 3, 2, 1),
     }
+
+
+def test_protocols_ask_for_the_parts_that_they_are_for():
+    asked = {of: {n for n, part in PARTS.items() if part.asked_of(of)} for of in PROTOCOLS}
+    assert asked["full"] == set(PARTS)
+    assert asked["short"] == set(PARTS) - {"wide bits"}
+    assert asked["pretrained"] == {"channels", "bits"}  # there are weights of ResNet-20 alone
+
+
+def test_from_trained_weights_all_begin_alike():
+    of = protocol_of(PARTS["bits"], "pretrained")
+    assert of.weights is not None
+    assert (of.pictures, of.epochs) == (FEW["pictures"], FEW["epochs"])
+    assert of.lr < protocol_of(PARTS["bits"], "short").lr
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -303,6 +317,11 @@ def test_mistakes(nested, capsys):
     assert "no part has a case called" in capsys.readouterr().err
     assert nested.main(["--part", "depth", "--slice", "5/4"]) == 1
     assert "--slice is i/n" in capsys.readouterr().err
+    trained = ["--protocol", "pretrained", "--part"]
+    assert nested.main([*trained, "paths"]) == 1
+    assert "those of resnet20, not of resnext29" in capsys.readouterr().err
+    assert nested.main([*trained, "bits", "--weights", "nowhere"]) == 1
+    assert "there is no nowhere/cifar10_resnet20.safetensors" in capsys.readouterr().err
 
 
 def test_tables_of_every_part():
