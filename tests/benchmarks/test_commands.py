@@ -1,6 +1,9 @@
 """How the benchmarks' commands end, and that every one of them tells its options."""
 
 import argparse
+import subprocess
+import sys
+from pathlib import Path
 
 import nested
 import pytest
@@ -29,6 +32,21 @@ def test_what_stops_a_command_is_told_without_a_traceback(capsys, stop, status, 
 
 def test_a_command_that_runs_through_has_its_own_status():
     assert ended(lambda options: options.status, argparse.Namespace(status=4)) == 4
+
+
+def test_a_reader_that_has_seen_enough_is_no_mistake():
+    script = "import sys; from comparison.commands import ended; "
+    script += "sys.exit(ended(lambda many: [print('x' * 99) for _ in range(many)] and 0, 9999))"
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=Path(training_cost.__file__).parent,
+    ) as command:
+        assert command.stdout.readline().strip() == b"x" * 99
+        command.stdout.close()
+        assert command.stderr.read() == b""
+        assert command.wait() == 1
 
 
 def test_help_and_what_replaces_settings(accuracy):
