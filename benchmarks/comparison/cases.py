@@ -177,7 +177,7 @@ def _begun(of: Protocol, changes: Mapping[str, Any]) -> dict[str, Any]:
     return {} if "epochs" in rankers.options(rankers.find(by)) else {"rank_epochs": 0}
 
 
-def _by_itself(of: Protocol) -> dict[str, Any]:
+def by_itself(of: Protocol) -> dict[str, Any]:
     """Return the options of nets alone."""
     return {"start": "given"} if of.weights is not None else {}
 
@@ -193,13 +193,13 @@ def _stretch(of: Protocol) -> int:
 def _plain(of: Protocol, seed: int, label: str = PLAIN, **more: Any) -> Case:
     shapes = (Shape(UNIFORM_SHAPE, 1.0),)
     more = {"stretch": _stretch(of), **more}
-    return Case(label, "individual", _by_itself(of), seed, shapes=shapes, **more)
+    return Case(label, "individual", by_itself(of), seed, shapes=shapes, **more)
 
 
 def _alone(of: Protocol, seed: int) -> list[Case]:
     shares = [share for share in dict.fromkeys((*of.shares, *BUDGETS)) if share < 1]
     shapes = [Shape(by, share) for by in (UNIFORM_SHAPE, OURS, "norms") for share in shares]
-    options = _by_itself(of)
+    options = by_itself(of)
     return [
         Case(
             *(alone_label(shape), "individual", options, seed),
@@ -215,7 +215,7 @@ def _long(of: Protocol, seed: int) -> list[Case]:
     return [
         Case(LONG, "uniform", _widths(of), seed, equals=(BASELINE,)),
         Case(
-            *(BUNDLE, "individual", _by_itself(of), seed),
+            *(BUNDLE, "individual", by_itself(of), seed),
             shapes=shapes,
             equals=tuple(map(alone_label, shapes)),
         ),
@@ -317,7 +317,7 @@ def _controls(of: Protocol, seed: int) -> list[Case]:
     shapes = [Shape(by, share) for by in (UNIFORM_SHAPE, OURS) for share in BUDGETS]
     return [
         Case(
-            *(control_label(shape), "individual", _by_itself(of), seed, "updates"),
+            *(control_label(shape), "individual", by_itself(of), seed, "updates"),
             shapes=(shape,),
             steps=UPDATES,
             stretch=_stretch(of),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from comparison.cases import BASELINE, DENSE, PLAIN, UNIFORM_SHAPE, Case, Shape
+from comparison.cases import BASELINE, DENSE, PLAIN, UNIFORM_SHAPE, Case, Shape, by_itself
 from comparison.protocols import FULL, NETS, PRETRAINED, Protocol, protocol
 
 from nestling.errors import ModelError, did_you_mean
@@ -134,7 +134,8 @@ def cases(part: Part, of: Protocol) -> list[Case]:
 def _of_seed(part: Part, of: Protocol, seed: int) -> list[Case]:
     label = part.labels[0]
     found = [_nested(of, each, each, seed) for each in part.labels]
-    found.append(Case(PLAIN, "individual", {}, seed, shapes=(Shape(UNIFORM_SHAPE, 1.0),)))
+    whole = (Shape(UNIFORM_SHAPE, 1.0),)
+    found.append(Case(PLAIN, "individual", by_itself(of), seed, shapes=whole))
     if part.rival:
         found.append(Case(BASELINE, "uniform", {}, seed))
     if part.bits:

@@ -80,6 +80,8 @@ def test_from_trained_weights_all_begin_alike():
     assert of.weights is not None
     assert (of.pictures, of.epochs) == (FEW["pictures"], FEW["epochs"])
     assert of.lr < protocol_of(PARTS["bits"], "short").lr
+    by_name = {case.label: case for case in parts.cases(PARTS["bits"], of)}
+    assert by_name[PLAIN].options == {"start": "given"}  # nets alone are initialised otherwise
 
 
 @pytest.mark.parametrize("name", PARTS)
