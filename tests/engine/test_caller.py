@@ -97,8 +97,16 @@ def test_no_thread_is_woken(model, runs, monkeypatch):
         for _ in range(3):
             engine(X)
         assert (runs.here, woken) == ([True] * 3, [])
-        engine.submit(X).result(LONG)
+        replies = []
+
+        def meanwhile():
+            replies.append(engine.submit(X))
+            assert woken == []  # it is at the end of the turn
+
+        runs.once = meanwhile
+        engine(X)
         assert woken
+        assert replies[0].result(LONG) is not None
 
 
 def kept(model, ask):
@@ -192,6 +200,17 @@ def test_a_call_waits_its_turn_where_the_worker_runs_or_others_wait(model, gate)
         assert torch.equal(engine(X), first.result(LONG))  # the gate opens when this one waits
         thread.join(LONG)
         assert gate.threads == ["nestling-worker"] * 2
+
+
+def test_a_call_leaves_what_waits_to_the_worker(model, runs):
+    with nestling.Engine(model, "fixed", run=runs) as engine:
+        runs.ran.clear()
+        with engine._ready:  # nothing runs, and the worker cannot begin
+            reply = engine.submit(X)
+            request = engine._request(X)
+            assert engine._take(request, here=True) is None
+        assert torch.equal(reply.result(LONG), request.future.result(LONG))
+        assert runs.ran == [(False, model.menu.full.name, 2)]
 
 
 def test_many_threads_and_the_maker_get_their_own_answers_one_batch_at_a_time(model, runs):
@@ -314,6 +333,7 @@ def test_an_engine_closed_by_the_model_of_a_call_ends(model, runs, drain):
     assert not engine._worker.thread.is_alive()
     assert not engine._watch.is_alive()
     assert replies[0].cancelled() is not drain
+    assert engine.sight().counts.revived == 0
     engine.close()
 
 

@@ -278,6 +278,51 @@ def test_a_worker_that_is_stuck_is_replaced(model, gate, monkeypatch):
         assert counts.answered + counts.failed == 3
 
 
+def test_others_go_on_while_a_worker_is_stuck(model):
+    now, stuck, over = [0.0], threading.Event(), threading.Event()
+
+    def run(entry, args, kwargs):
+        if stuck.is_set():
+            stuck.clear()
+            now[0] += 1000
+            assert over.wait(LONG)
+        return model(*args, subnet=entry, **kwargs)
+
+    x = torch.randn(6)
+    with nestling.Engine(model, "fixed", run=run, clock=lambda: now[0]) as engine:
+        old = engine._worker.thread
+        stuck.set()
+        first, second = engine.submit(x), engine.submit(x, subnet=model.menu.entries[-1].name)
+        assert "stuck" in str(first.exception(LONG))
+        assert second.result(LONG) is not None
+        assert old.is_alive()
+        over.set()
+        old.join(LONG)
+        assert not old.is_alive()
+        assert engine.sight().counts.revived == 1
+
+
+def test_closing_waits_for_what_a_dead_worker_left_behind(model):
+    began, dead = threading.Event(), threading.Event()
+
+    def run(entry, args, kwargs):
+        if dead.is_set():
+            dead.clear()
+            began.set()
+            assert engine._closed.wait(LONG)
+            raise Death
+        return model(*args, subnet=entry, **kwargs)
+
+    engine = nestling.Engine(model, "fixed", run=run)
+    dead.set()
+    first = engine.submit(torch.zeros(6))
+    assert began.wait(LONG)
+    second = engine.submit(torch.zeros(6))
+    engine.close()
+    assert "died" in str(first.exception(0))
+    assert second.result(0) is not None
+
+
 def test_closing(model, gate):
     x = torch.randn(6)
     engine = nestling.Engine(model, "fixed", run=gate)
@@ -309,18 +354,19 @@ def test_a_forked_process_is_told(model):
         read, write = os.pipe()
         child = os.fork()
         if not child:  # pragma: no cover  (the child)
-            text = "answered"
-            try:
-                engine.submit(torch.zeros(6))
-            except EngineError as error:
-                text = str(error)
+            text = ""
+            for ask in (engine.submit, engine):
+                try:
+                    ask(torch.zeros(6))
+                except EngineError as error:
+                    text += str(error)
             engine.close()
             os.write(write, text.encode())
             os._exit(0)
         os.waitpid(child, 0)
         os.close(write)
         with os.fdopen(read) as said:
-            assert "make an Engine there" in said.read()
+            assert said.read().count("make an Engine there") == 2
         assert engine(torch.zeros(6)).shape == (10,)
 
 
