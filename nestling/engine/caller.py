@@ -29,8 +29,8 @@ class Caller:
     def is_here(self) -> bool:
         """Whether it is the calling thread, and torch computes in it as in any other one.
 
-        An answer must not depend on who runs the batch. Whether gradients are on is not asked:
-        whoever runs it here turns them on, as they are in a new thread.
+        An answer must not depend on who runs the batch. Whether gradients are on is not asked, as a
+        turn turns them on, whoever runs it.
         """
         return (
             self._on_cpu

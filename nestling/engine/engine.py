@@ -113,11 +113,9 @@ class Engine:
         self._deadline_ms = deadline_ms
         self._clock = clock
         self._budgets: dict[tuple[tuple[str, Any], ...], tuple[int, ...]] = {}
-        self._ready = threading.Condition()
-        self._closed, self._over = threading.Event(), threading.Event()
-        self._turns = Turns(
-            *(self._desk, self._ready, self._closed, self._collation, self._run, self._clock)
-        )
+        self._over = threading.Event()
+        self._turns = Turns(self._desk, self._collation, self._run, clock)
+        self._lock, self._closed = self._turns.lock, self._turns.closed
         self._caller = Caller(device)
         self._process = os.getpid()
         collector.hold()
@@ -174,10 +172,9 @@ class Engine:
             DataError: it holds NaN or infinity.
         """
         request = self._request(example, **options)
-        turn = self._take(request, here=self._caller.is_here)
-        if turn is not None:
-            with torch.enable_grad():  # as in the worker; the model's own choice is made within
-                turn.run()
+        with Turn(self._turns) as turn:
+            self._take(request, turn if self._caller.is_here else None)
+            turn.run()
         return request.future.result()
 
     async def infer(self, example: Any, **options: Any) -> Any:
@@ -221,7 +218,7 @@ class Engine:
 
     def sight(self) -> Sight:
         """Return what the engine does just now, in numbers."""
-        with self._ready:
+        with self._lock:
             desk = self._desk
             answers, last = list(desk.answers), desk.last
             counts, waiting = desk.counts.copy(), len(desk)
@@ -242,7 +239,7 @@ class Engine:
     @property
     def log(self) -> list[Choice]:
         """The last choices that changed the subnet, oldest first; each has a `reason` in words."""
-        with self._ready:
+        with self._lock:
             return list(self._desk.log)
 
     # -- its end ---------------------------------------------------------------------------------
@@ -255,12 +252,12 @@ class Engine:
         """
         if os.getpid() != self._process:
             return
-        with self._ready:
+        with self._lock:
             if not self._closed.is_set():
                 collector.release()
             self._closed.set()
             left = [] if drain else self._desk.empty()
-            self._ready.notify_all()
+            self._turns.ready.notify_all()
             turn = self._turns.current
         for request in left:
             request.future.cancel()
@@ -273,7 +270,7 @@ class Engine:
         """Wait for the last turn and the worker, and let nobody wait for what they left behind."""
         while True:
             self._worker.thread.join(WATCH)
-            with self._ready:
+            with self._lock:
                 if self._turns.is_over and self._worker.is_gone:
                     break
         self._over.set()
@@ -330,24 +327,27 @@ class Engine:
             request.future.set_exception(error)
         return request
 
-    def _take(self, request: Request, *, here: bool = False) -> Turn | None:
-        """Let a request wait for the worker; or return a turn, for the calling thread to run.
+    def _take(self, request: Request, turn: Turn | None = None) -> None:
+        """Let a request wait for the worker, or begin a turn of the calling thread with it.
 
         Args:
             request: that may have failed already, and then waits for nothing.
-            here: whether the calling thread may run it, where it need not wait for anything.
+            turn: begins where nothing else runs or waits.
         """
         if request.future.done():
-            return None
-        with self._ready:
+            return
+        with self._lock:
             self._check_open()
             free = self._turns.is_free
             self._desk.add(request)
-            if here and free:
-                return self._turns.begin()
-            if self._turns.current is None:  # otherwise whoever ends the turn looks
-                self._ready.notify()
-        return None
+            if turn is not None and free:
+                try:
+                    turn.begin()
+                except BaseException:  # Ctrl-C: nobody asks for the answer any more
+                    self._desk.empty()  # of this request, which alone waits
+                    raise
+            elif self._turns.current is None:  # otherwise whoever ends the turn looks
+                self._turns.ready.notify()
 
     def _watched(self) -> None:
         """Give up a turn that is stuck, and replace a worker that is gone, until all has ended."""
@@ -357,7 +357,7 @@ class Engine:
                 turn.abandon()
             if not self._worker.is_gone:
                 continue
-            with self._ready:
+            with self._lock:
                 if self._turns.is_over:
                     return  # also where `close` was called by the worker itself, which cannot wait
                 self._desk.counts.revived += 1

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from nestling.engine.collation import Collation
@@ -22,31 +24,34 @@ MANY = 20.0  # times of its forecast that it must have taken, too
 class Turns:
     """The turns of an engine: which one goes on, and what the next one runs.
 
+    Who calls `next` and `end` holds the lock.
+
     Args:
         desk: the dispatcher.
-        ready: its lock, and the sign for the worker that there may be work.
-        closed: set when no more requests come.
         collation: of the model.
         run: what runs a batch.
         clock: of the engine.
 
     Attributes:
         current: the turn that goes on; None between two.
+        lock: of the dispatcher and of all this.
+        ready: the sign for the worker that there may be work.
+        closed: set when no more requests come.
     """
 
     def __init__(
         self,
         desk: Dispatcher,
-        ready: threading.Condition,
-        closed: threading.Event,
         collation: Collation,
         run: Run,
         clock: Callable[[], float],
     ) -> None:
         self.current: Turn | None = None
+        # Entered itself, as a condition enters it in Python code, where Ctrl-C can leave it locked.
+        self.lock = threading.RLock()
+        self.ready = threading.Condition(self.lock)
+        self.closed = threading.Event()
         self.desk = desk
-        self.ready = ready
-        self.closed = closed
         self.collation = collation
         self.run = run
         self.clock = clock
@@ -61,31 +66,17 @@ class Turns:
         """Whether nothing runs, nothing waits and nothing comes any more."""
         return self.is_free and self.closed.is_set()
 
-    def begin(self) -> Turn | None:
-        """Return what the calling thread is to run at once; None where it has nothing to do.
-
-        It has nothing to do while another turn goes on. Whoever calls this holds the lock.
-        """
-        if self.current is not None:
-            return None
-        now = self.clock()
-        batch, over = self._chosen(now), self.desk.over()
-        if batch is None:
-            return Turn(self, None, over, now) if over else None
-        self.current = Turn(self, batch, over, now)
-        return self.current
-
     def end(self, turn: Turn) -> bool:
-        """Let the next turn begin; False where this one had ended. The caller holds the lock."""
+        """Let the next turn begin; False where this one does not go on."""
         if self.current is not turn:
             return False
-        self.current = None
         if len(self.desk) or self.closed.is_set():
             self.ready.notify()  # a worker that waits for the end of this turn
+        self.current = None
         return True
 
-    def _chosen(self, now: float) -> Batch | None:
-        """Return the next batch; a request for which the policy itself fails, fails alone."""
+    def next(self, now: float) -> Batch | None:
+        """Return what runs next; a request for which the policy itself fails, fails alone."""
         while True:
             try:
                 return self.desk.next(now)
@@ -100,28 +91,26 @@ class Turns:
 
 
 class Turn:
-    """One batch, and requests that expired before it, for the thread that began it.
+    """One batch, and requests that expired before it, in the thread that makes the turn.
+
+    Use it with `with`: where an error leaves the block (Ctrl-C may come at any line), the batch
+    fails, and the next turn can begin.
 
     Args:
         turns: of the engine.
-        batch: what runs; None where requests have only expired.
-        over: these.
-        start: when it began.
 
     Attributes:
         thread: that runs it.
         abandoned: whether it was given up; what it still does counts for nothing.
     """
 
-    def __init__(
-        self, turns: Turns, batch: Batch | None, over: Sequence[Request], start: float
-    ) -> None:
+    def __init__(self, turns: Turns) -> None:
         self.thread = threading.current_thread()
         self.abandoned = False
         self._turns = turns
-        self._batch = batch
-        self._over = over
-        self._start = start
+        self._start = 0.0
+        self._batch: Batch | None = None
+        self._over: Sequence[Request] = ()
 
     @property
     def is_stuck(self) -> bool:
@@ -131,30 +120,49 @@ class Turn:
         usual = self._batch.choice.state.usual_ms(self._batch.rung, len(self._batch.requests))
         return self._turns.clock() - self._start > max(STUCK, MANY * usual / 1000)
 
-    def run(self) -> None:
-        """Run the batch and answer its requests; each gets its answer or its error.
+    def begin(self) -> bool:
+        """Take what is to be done next; False where there is nothing, or another turn goes on.
 
-        Raises:
-            BaseException: what is no `Exception` (Ctrl-C, the end of the process) and came up on
-                the way; the requests were told before.
+        Whoever calls this holds the lock.
         """
-        try:
-            for request in self._over:
-                settle(request, expired(request, self._turns.clock()))
-            if self._batch is not None:
+        if self._turns.current is not None:
+            return False
+        self._start = self._turns.clock()
+        self._batch = self._turns.next(self._start)
+        if self._batch is not None:
+            self._turns.current = self
+        self._over = self._turns.desk.over()
+        return self._batch is not None or bool(self._over)
+
+    def run(self) -> None:
+        """Run what it took; each request gets its answer or its error."""
+        for request in self._over:
+            settle(request, expired(request, self._turns.clock()))
+        if self._batch is not None:
+            with torch.enable_grad():  # as in a new thread; models turn it off themselves
                 self._answer(self._batch)
-        except BaseException as error:
-            self._failed()
-            if not self.abandoned:
-                self._tell(f"the thread died in this batch ({brief(error)})")
-            raise
 
     def abandon(self) -> None:
         """Let its batch fail, and whatever its thread still does count for nothing."""
-        with self._turns.ready:
+        with self._turns.lock:
             self.abandoned = self._failed()
         if self.abandoned:  # otherwise it has just ended
             self._tell("the thread is stuck in this batch and was given up")
+
+    def __enter__(self) -> Turn:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            return
+        self._failed()
+        if not self.abandoned:
+            self._tell(f"the thread died in this batch ({brief(error)})")
 
     def _answer(self, batch: Batch) -> None:
         start = self._turns.clock()
@@ -163,7 +171,7 @@ class Turn:
         except Exception as error:  # noqa: BLE001  (the model's own, told to whoever asked)
             answers = self._one_by_one(batch, error)
         now = self._turns.clock()
-        with self._turns.ready:
+        with self._turns.lock:
             if not self._turns.end(self):
                 return
             failed = sum(isinstance(each, BaseException) for each in answers)
@@ -190,8 +198,8 @@ class Turn:
         return answers
 
     def _failed(self) -> bool:
-        """End the turn without answers; False where it had ended."""
-        with self._turns.ready:
+        """End the turn without answers; False where it does not go on."""
+        with self._turns.lock:
             ended = self._turns.end(self)
             if ended and self._batch is not None:
                 self._turns.desk.counts.failed += len(self._batch.requests)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
 from nestling.engine.turn import Turn, Turns
 
@@ -30,18 +31,19 @@ class Worker:
         return not self.thread.is_alive() or (turn is not None and turn.abandoned)
 
     def _work(self) -> None:
-        try:
-            while (turn := self._next()) is not None:
-                self._turn = turn
-                turn.run()
-                if turn.abandoned:
-                    return
-        except BaseException:  # noqa: BLE001  (its requests were told; the watch sees the end)
-            return
+        with suppress(BaseException):  # its requests were told, and the watch sees the end
+            while not self.is_gone:
+                with Turn(self._turns) as turn:
+                    self._turn = turn
+                    if not self._begins(turn):
+                        return
+                    turn.run()
 
-    def _next(self) -> Turn | None:
-        """Wait for the next turn; None when there will be none."""
-        with self._turns.ready:
-            while (turn := self._turns.begin()) is None and not self._turns.is_over:
+    def _begins(self, turn: Turn) -> bool:
+        """Wait until a turn can begin; False when there is nothing more to do."""
+        with self._turns.lock:
+            while not turn.begin():
+                if self._turns.is_over:
+                    return False
                 self._turns.ready.wait()
-            return turn
+            return True

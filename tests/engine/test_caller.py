@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import nestling
 from nestling import BudgetError, DataError, EngineError, ModelError
 from nestling.engine.dispatcher import steered
+from nestling.engine.turn import Turn
 from nestling.errors import ExpiredError
 from nestling.governor import policy
 
@@ -91,8 +92,8 @@ def test_the_maker_of_an_engine_runs_its_calls_and_nothing_else(model, runs):
 def test_no_thread_is_woken(model, runs, monkeypatch):
     woken = []
     with nestling.Engine(model, "fixed", run=runs) as engine:
-        notify = engine._ready.notify
-        monkeypatch.setattr(engine._ready, "notify", lambda n=1: woken.append(n) or notify(n))
+        notify = engine._turns.ready.notify
+        monkeypatch.setattr(engine._turns.ready, "notify", lambda n=1: woken.append(n) or notify(n))
         runs.ran.clear()
         for _ in range(3):
             engine(X)
@@ -205,10 +206,13 @@ def test_a_call_waits_its_turn_where_the_worker_runs_or_others_wait(model, gate)
 def test_a_call_leaves_what_waits_to_the_worker(model, runs):
     with nestling.Engine(model, "fixed", run=runs) as engine:
         runs.ran.clear()
-        with engine._ready:  # nothing runs, and the worker cannot begin
+        with engine._lock:  # nothing runs, and the worker cannot begin
             reply = engine.submit(X)
             request = engine._request(X)
-            assert engine._take(request, here=True) is None
+            with Turn(engine._turns) as turn:
+                engine._take(request, turn)
+                turn.run()
+            assert not request.future.done()
         assert torch.equal(reply.result(LONG), request.future.result(LONG))
         assert runs.ran == [(False, model.menu.full.name, 2)]
 
@@ -287,6 +291,29 @@ def test_ctrl_c_in_the_model_ends_the_turn_and_nobody_hangs(model, runs):
         assert runs.here == [True, False, True]
         counts = engine.sight().counts
         assert (counts.failed, counts.answered, counts.revived) == (1, 2, 0)
+
+
+def test_ctrl_c_in_the_objective_leaves_nothing_behind(model):
+    once = []
+
+    def mine(forecast):
+        steer = steered(policy("fixed", forecast, {}))
+
+        def choose(reading):
+            if once:
+                once.pop()
+                signal.raise_signal(signal.SIGINT)
+            return steer(reading)
+
+        return choose
+
+    with nestling.Engine(model, mine) as engine:
+        once.append(1)
+        with pytest.raises(KeyboardInterrupt):
+            engine(X)
+        assert engine._turns.is_free
+        assert engine(X).shape == (10,)
+        assert engine.sight().counts.answered == 1
 
 
 def test_ctrl_c_leaves_a_with_block(model, runs):

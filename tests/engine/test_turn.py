@@ -1,7 +1,5 @@
 """Turns without an engine: whoever begins one runs it."""
 
-import threading
-
 import pytest
 import torch
 from simulated import ladder
@@ -9,7 +7,7 @@ from simulated import ladder
 from nestling import EngineError
 from nestling.engine.dispatcher import Dispatcher, steered
 from nestling.engine.request import Request
-from nestling.engine.turn import Turns
+from nestling.engine.turn import Turn, Turns
 from nestling.errors import ExpiredError
 from nestling.governor import policy
 
@@ -30,10 +28,7 @@ class Bed:
     def __init__(self, run=lambda entry, args, kwargs: args[0] + 1):
         self.now = 0.0
         self.desk = Dispatcher(steered(policy("fixed", ladder(3, 2.0), {})), 100)
-        self.closed = threading.Event()
-        self.ready = threading.Condition()
-        parts = self.desk, self.ready, self.closed, Rows(), run, lambda: self.now
-        self.turns = Turns(*parts)
+        self.turns = Turns(self.desk, Rows(), run, lambda: self.now)
 
     def put(self, *values, **options):
         made = [Request((torch.tensor(value),), self.now, **options) for value in values]
@@ -41,49 +36,75 @@ class Bed:
             self.desk.add(request)
         return [request.future for request in made]
 
+    def begin(self):
+        """Return a turn that has begun; None where none can."""
+        turn = Turn(self.turns)
+        return turn if turn.begin() else None
+
+
+def run(turn):
+    with turn:
+        turn.run()
+
 
 def test_all_that_the_dispatcher_gives_is_answered_and_the_next_one_waits():
     bed = Bed()
     replies = bed.put(1.0, 2.0)
     assert not bed.turns.is_free
-    turn = bed.turns.begin()
+    turn = bed.begin()
     later = bed.put(3.0)
     assert bed.turns.current is turn
-    assert bed.turns.begin() is None
-    turn.run()
+    assert bed.begin() is None
+    run(turn)
     assert [reply.result(0).item() for reply in replies] == [2.0, 3.0]
     assert not later[0].done()
-    bed.turns.begin().run()
+    run(bed.begin())
     assert later[0].result(0).item() == 4.0
-    assert bed.turns.begin() is None
+    assert bed.begin() is None
     assert bed.turns.is_free
     assert not bed.turns.is_over
-    bed.closed.set()
+    bed.turns.closed.set()
     assert bed.turns.is_over
 
 
 def test_requests_that_only_expired_are_told():
     bed = Bed()
     replies = bed.put(1.0, deadline=-1.0)
-    turn = bed.turns.begin()
+    turn = bed.begin()
     assert bed.turns.is_free
     assert not turn.is_stuck
-    turn.run()
+    run(turn)
     assert isinstance(replies[0].exception(0), ExpiredError)
 
 
 def test_a_thread_that_dies_lets_its_whole_batch_fail():
-    def run(entry, args, kwargs):
+    def dies(entry, args, kwargs):
         raise KeyboardInterrupt
 
-    bed = Bed(run)
+    bed = Bed(dies)
     replies = bed.put(1.0, 2.0)
     with pytest.raises(KeyboardInterrupt):
-        bed.turns.begin().run()
+        run(bed.begin())
     for reply in replies:
         assert "the thread died in this batch (KeyboardInterrupt)" in str(reply.exception(0))
     assert bed.turns.is_free
     assert (bed.desk.counts.failed, bed.desk.counts.answered) == (2, 0)
+
+
+def test_a_thread_that_dies_before_it_runs_what_it_took_lets_that_fail():
+    bed = Bed()
+    replies = bed.put(1.0)
+    turn = bed.begin()
+    with pytest.raises(KeyboardInterrupt), turn:
+        raise KeyboardInterrupt
+    assert isinstance(replies[0].exception(0), EngineError)
+    assert bed.turns.is_free
+    later, other = bed.put(2.0), bed.begin()
+    with pytest.raises(KeyError), Turn(bed.turns):  # has not begun, and ends nothing
+        raise KeyError
+    assert bed.turns.current is other
+    run(other)
+    assert later[0].result(0).item() == 3.0
 
 
 def test_a_thread_that_dies_while_it_answers_leaves_no_request_without():
@@ -94,7 +115,7 @@ def test_a_thread_that_dies_while_it_answers_leaves_no_request_without():
     replies = bed.put(1.0, 2.0)
     replies[0].add_done_callback(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        bed.turns.begin().run()
+        run(bed.begin())
     assert replies[0].result(0).item() == 2.0
     assert isinstance(replies[1].exception(0), EngineError)
     assert bed.turns.is_free
@@ -104,27 +125,27 @@ def test_a_thread_that_dies_while_it_answers_leaves_no_request_without():
 def test_what_an_abandoned_turn_still_does_counts_for_nothing(death):
     bed = Bed()
 
-    def run(entry, args, kwargs):
+    def abandoned(entry, args, kwargs):
         bed.now += 1000
         assert first.is_stuck
         first.abandon()
-        second = bed.turns.begin()  # as the worker would
+        second = bed.begin()  # as the worker would
         second.abandon()
         assert bed.turns.is_free
         if death is not None:
             raise death
         return args[0]
 
-    bed.turns.run = run
+    bed.turns.run = abandoned
     replies = bed.put(1.0)
-    first = bed.turns.begin()
+    first = bed.begin()
     assert not first.is_stuck
     replies += bed.put(2.0)
     if death is None:
-        first.run()
+        run(first)
     else:
         with pytest.raises(death):
-            first.run()
+            run(first)
     for reply in replies:
         assert "stuck in this batch and was given up" in str(reply.exception(0))
     counts = bed.desk.counts
@@ -134,8 +155,8 @@ def test_what_an_abandoned_turn_still_does_counts_for_nothing(death):
 def test_a_turn_that_has_ended_is_not_abandoned():
     bed = Bed()
     replies = bed.put(1.0)
-    turn = bed.turns.begin()
-    turn.run()
+    turn = bed.begin()
+    run(turn)
     turn.abandon()
     assert not turn.abandoned
     assert replies[0].result(0).item() == 2.0
@@ -144,15 +165,15 @@ def test_a_turn_that_has_ended_is_not_abandoned():
 
 def test_the_worker_is_told_only_of_work_and_of_the_end():
     bed, told = Bed(), []
-    bed.ready.notify = lambda: told.append(len(bed.desk))
+    bed.turns.ready.notify = lambda: told.append(len(bed.desk))
     bed.put(1.0)
-    bed.turns.begin().run()
+    run(bed.begin())
     assert told == []
     bed.put(1.0)
-    turn = bed.turns.begin()
+    turn = bed.begin()
     bed.put(2.0)
-    turn.run()
+    run(turn)
     assert told == [1]
-    bed.closed.set()
-    bed.turns.begin().run()
+    bed.turns.closed.set()
+    run(bed.begin())
     assert told == [1, 0]
