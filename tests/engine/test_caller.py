@@ -352,6 +352,8 @@ def test_an_engine_closed_by_the_model_of_a_call_ends(model, runs, drain):
     def close():
         replies.append(engine.submit(X))
         engine.close(drain=drain)
+        engine._worker.thread.join(0.1)
+        assert engine._worker.thread.is_alive()  # it waits for the end of this turn
 
     runs.once = close
     assert engine(X).shape == (10,)
