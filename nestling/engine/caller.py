@@ -29,8 +29,8 @@ class Caller:
     def is_here(self) -> bool:
         """Whether it is the calling thread, and torch computes in it as in any other one.
 
-        An answer must not depend on who runs the batch. Whether gradients are on is not asked, as a
-        turn turns them on, whoever runs it.
+        An answer must not depend on who runs the batch. Whether gradients are on is not asked, as
+        the caller turns them on for its turn.
         """
         return (
             self._on_cpu

@@ -172,9 +172,12 @@ class Engine:
             DataError: it holds NaN or infinity.
         """
         request = self._request(example, **options)
-        with Turn(self._turns) as turn:
-            self._take(request, turn if self._caller.is_here else None)
-            turn.run()
+        if self._caller.is_here:
+            with Turn(self._turns) as turn, torch.enable_grad():  # as it is in the worker
+                self._take(request, turn)
+                turn.run()
+        else:
+            self._take(request)
         return request.future.result()
 
     async def infer(self, example: Any, **options: Any) -> Any:
@@ -338,9 +341,9 @@ class Engine:
             return
         with self._lock:
             self._check_open()
-            free = self._turns.is_free
+            here = turn is not None and self._turns.is_free
             self._desk.add(request)
-            if turn is not None and free:
+            if turn is not None and here:
                 try:
                     turn.begin()
                 except BaseException:  # Ctrl-C: nobody asks for the answer any more

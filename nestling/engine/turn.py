@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
 
 from nestling.engine.collation import Collation
@@ -125,7 +124,7 @@ class Turn:
 
         Whoever calls this holds the lock.
         """
-        if self._turns.current is not None:
+        if self._turns.current is not None or not len(self._turns.desk):
             return False
         self._start = self._turns.clock()
         self._batch = self._turns.next(self._start)
@@ -139,8 +138,7 @@ class Turn:
         for request in self._over:
             settle(request, expired(request, self._turns.clock()))
         if self._batch is not None:
-            with torch.enable_grad():  # as in a new thread; models turn it off themselves
-                self._answer(self._batch)
+            self._answer(self._batch)
 
     def abandon(self) -> None:
         """Let its batch fail, and whatever its thread still does count for nothing."""

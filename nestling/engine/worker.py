@@ -32,12 +32,14 @@ class Worker:
 
     def _work(self) -> None:
         with suppress(BaseException):  # its requests were told, and the watch sees the end
-            while not self.is_gone:
+            while True:
                 with Turn(self._turns) as turn:
                     self._turn = turn
                     if not self._begins(turn):
                         return
                     turn.run()
+                if turn.abandoned:
+                    return
 
     def _begins(self, turn: Turn) -> bool:
         """Wait until a turn can begin; False when there is nothing more to do."""
