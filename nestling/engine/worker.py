@@ -32,20 +32,19 @@ class Worker:
 
     def _work(self) -> None:
         with suppress(BaseException):  # its requests were told, and the watch sees the end
-            while True:
-                with Turn(self._turns) as turn:
-                    self._turn = turn
-                    if not self._begins(turn):
-                        return
+            while (turn := self._next()) is not None:
+                self._turn = turn
+                with turn:
                     turn.run()
                 if turn.abandoned:
                     return
 
-    def _begins(self, turn: Turn) -> bool:
-        """Wait until a turn can begin; False when there is nothing more to do."""
+    def _next(self) -> Turn | None:
+        """Wait for something to do, and begin the turn; None when there is nothing more."""
+        turn = Turn(self._turns)
         with self._turns.lock:
             while not turn.begin():
                 if self._turns.is_over:
-                    return False
+                    return None
                 self._turns.ready.wait()
-            return True
+        return turn
