@@ -15,7 +15,7 @@ from torch import nn
 
 from nestling import governor
 from nestling.engine.dispatcher import Steer, steered
-from nestling.engine.worker import Run
+from nestling.engine.turn import Run
 from nestling.governor import Choice, Forecast, Policy, Reading, State
 from nestling.runtime import LoadedModel
 

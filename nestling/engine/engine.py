@@ -19,13 +19,15 @@ import torch
 
 from nestling import governor
 from nestling.engine import collector, figures
+from nestling.engine.caller import Caller
 from nestling.engine.collation import Collation
 from nestling.engine.dispatcher import Dispatcher, Steer, steered
 from nestling.engine.filling import Filling
 from nestling.engine.reply import Reply
 from nestling.engine.request import Request
 from nestling.engine.sight import Sight, percentile
-from nestling.engine.worker import Run, Worker
+from nestling.engine.turn import Run, Turn, Turns
+from nestling.engine.worker import Worker
 from nestling.errors import EngineError, FullError, ModelError, brief
 from nestling.governor import Choice, Forecast
 from nestling.governor.checks import positive
@@ -41,8 +43,10 @@ class Engine:
     """Runs requests from any number of threads through one model, and holds an objective.
 
     Each batch is one choice of the governor: which subnet runs, and how many of the waiting
-    requests. One worker thread runs them; if it dies, or a batch takes far too long, its batch
-    fails alone and another worker takes over. Use it with `with`, or call `close`.
+    requests. One runs at a time, in a worker thread; if that dies, or a batch takes far too long,
+    the batch fails alone and another worker takes over. The thread that made the engine runs the
+    batch of a call itself where nothing else runs or waits, which saves waking another thread.
+    Use it with `with`, or call `close`.
 
     Args:
         source: a `.nest` file, or a `LoadedModel`.
@@ -109,11 +113,13 @@ class Engine:
         self._deadline_ms = deadline_ms
         self._clock = clock
         self._budgets: dict[tuple[tuple[str, Any], ...], tuple[int, ...]] = {}
-        self._ready = threading.Condition()
-        self._closed, self._over = threading.Event(), threading.Event()
+        self._over = threading.Event()
+        self._turns = Turns(self._desk, self._collation, self._run, clock)
+        self._lock, self._closed = self._turns.lock, self._turns.closed
+        self._caller = Caller(device)
         self._process = os.getpid()
         collector.hold()
-        self._worker = self._hired()
+        self._worker = Worker(self._turns)
         self._watch = threading.Thread(target=self._watched, name="nestling-watch", daemon=True)
         self._watch.start()
         self._at_exit = _close_at_exit(self)
@@ -151,31 +157,10 @@ class Engine:
             BudgetError: no entry on offer is within the budget, or the deadline is no number.
             ModelError: a priority that is no whole number.
         """
-        if os.getpid() != self._process:
-            raise EngineError(
-                f"an engine belongs to the process that made it ({self._process}), and its worker "
-                f"does not live on in a forked one ({os.getpid()}); make an Engine there"
-            )
-        now = self._clock()
-        start = now if since is None else since
-        limit = self._deadline_ms if deadline_ms is None else deadline_ms
-        if deadline_ms is not None:
-            _check_deadline(deadline_ms)
-        end = math.inf if limit is None else start + limit / 1000
-        if isinstance(priority, bool) or not isinstance(priority, int):
-            raise ModelError(
-                f"priority= is a whole number, the larger the sooner, not {priority!r:.80}"
-            )
-        rungs = self._rungs(budget) if budget else None
-        try:
-            inputs = self._collation.inputs(example)
-        except ModelError as error:
-            return _failed(error)
-        request = Request(inputs, start, end, priority, rungs)
-        with self._ready:
-            self._check_open()
-            self._desk.add(request)
-            self._ready.notify()
+        request = self._request(
+            example, deadline_ms=deadline_ms, priority=priority, since=since, **budget
+        )
+        self._take(request)
         return request.future
 
     def __call__(self, example: Any, **options: Any) -> Any:
@@ -186,7 +171,14 @@ class Engine:
             ModelError: the example does not fit the model.
             DataError: it holds NaN or infinity.
         """
-        return self.submit(example, **options).result()
+        request = self._request(example, **options)
+        if self._caller.is_here:
+            with Turn(self._turns) as turn, torch.enable_grad():  # as it is in the worker
+                self._take(request, turn)
+                turn.run()
+        else:
+            self._take(request)
+        return request.future.result()
 
     async def infer(self, example: Any, **options: Any) -> Any:
         """Return the output of one example, for asyncio; cancelling the task cancels the request.
@@ -229,7 +221,7 @@ class Engine:
 
     def sight(self) -> Sight:
         """Return what the engine does just now, in numbers."""
-        with self._ready:
+        with self._lock:
             desk = self._desk
             answers, last = list(desk.answers), desk.last
             counts, waiting = desk.counts.copy(), len(desk)
@@ -250,7 +242,7 @@ class Engine:
     @property
     def log(self) -> list[Choice]:
         """The last choices that changed the subnet, oldest first; each has a `reason` in words."""
-        with self._ready:
+        with self._lock:
             return list(self._desk.log)
 
     # -- its end ---------------------------------------------------------------------------------
@@ -263,27 +255,26 @@ class Engine:
         """
         if os.getpid() != self._process:
             return
-        with self._ready:
+        with self._lock:
             if not self._closed.is_set():
                 collector.release()
             self._closed.set()
             left = [] if drain else self._desk.empty()
-            self._ready.notify_all()
+            self._turns.ready.notify_all()
+            turn = self._turns.current
         for request in left:
             request.future.cancel()
         atexit.unregister(self._at_exit)
-        if threading.current_thread() not in (self._worker.thread, self._watch):
+        busy = self._worker.thread, self._watch, None if turn is None else turn.thread
+        if threading.current_thread() not in busy:  # those would wait for themselves
             self._end()
 
     def _end(self) -> None:
-        """Wait for the worker, and let nobody wait for what it left behind."""
+        """Wait for the last turn and the worker, and let nobody wait for what they left behind."""
         while True:
-            worker = self._worker
-            worker.thread.join(WATCH)
-            with self._ready:
-                waiting = len(self._desk)
-                ended = worker.abandoned or not worker.thread.is_alive()
-                if ended and worker is self._worker and not waiting:
+            self._worker.thread.join(WATCH)
+            with self._lock:
+                if self._turns.is_over and self._worker.is_gone:
                     break
         self._over.set()
         self._watch.join()
@@ -306,23 +297,74 @@ class Engine:
 
     # -- parts -----------------------------------------------------------------------------------
 
-    def _hired(self) -> Worker:
-        parts = self._desk, self._ready, self._closed, self._collation, self._run, self._clock
-        return Worker(*parts)
+    def _request(
+        self,
+        example: Any,
+        *,
+        deadline_ms: float | None = None,
+        priority: int = 0,
+        since: float | None = None,
+        **budget: Any,
+    ) -> Request:
+        """Return a request, checked; one whose example does not fit has failed already."""
+        if os.getpid() != self._process:
+            raise EngineError(
+                f"an engine belongs to the process that made it ({self._process}), and its worker "
+                f"does not live on in a forked one ({os.getpid()}); make an Engine there"
+            )
+        now = self._clock()
+        start = now if since is None else since
+        limit = self._deadline_ms if deadline_ms is None else deadline_ms
+        if deadline_ms is not None:
+            _check_deadline(deadline_ms)
+        end = math.inf if limit is None else start + limit / 1000
+        if isinstance(priority, bool) or not isinstance(priority, int):
+            raise ModelError(
+                f"priority= is a whole number, the larger the sooner, not {priority!r:.80}"
+            )
+        rungs = self._rungs(budget) if budget else None
+        request = Request((), start, end, priority, rungs)
+        try:
+            request.inputs = self._collation.inputs(example)
+        except ModelError as error:
+            request.future.set_exception(error)
+        return request
+
+    def _take(self, request: Request, turn: Turn | None = None) -> None:
+        """Let a request wait for the worker, or begin a turn of the calling thread with it.
+
+        Args:
+            request: that may have failed already, and then waits for nothing.
+            turn: begins where nothing else runs or waits.
+        """
+        if request.future.done():
+            return
+        with self._lock:
+            self._check_open()
+            here = turn is not None and self._turns.is_free
+            self._desk.add(request)
+            if turn is not None and here:
+                try:
+                    turn.begin()
+                except BaseException:  # Ctrl-C: nobody asks for the answer any more
+                    self._desk.empty()  # of this request, which alone waits
+                    raise
+            elif self._turns.current is None:  # otherwise whoever ends the turn looks
+                self._turns.ready.notify()
 
     def _watched(self) -> None:
-        """Replace a worker that died or is stuck, until the engine has ended."""
+        """Give up a turn that is stuck, and replace a worker that is gone, until all has ended."""
         while not self._over.wait(WATCH):
-            worker = self._worker
-            if worker.is_stuck:
-                worker.abandon()
-            elif worker.thread.is_alive():
+            turn = self._turns.current
+            if turn is not None and turn.is_stuck:
+                turn.abandon()
+            if not self._worker.is_gone:
                 continue
-            elif self._closed.is_set() and not len(self._desk):
-                return  # also where `close` was called by the worker itself, which cannot wait
-            with self._ready:
+            with self._lock:
+                if self._turns.is_over:
+                    return  # also where `close` was called by the worker itself, which cannot wait
                 self._desk.counts.revived += 1
-                self._worker = self._hired()
+                self._worker = Worker(self._turns)
 
     def _check_open(self) -> None:
         if self._closed.is_set():
@@ -384,12 +426,6 @@ def _check_deadline(milliseconds: Any) -> None:
     """
     if milliseconds is not None:
         positive("deadline_ms", milliseconds)
-
-
-def _failed(error: Exception) -> Reply:
-    future = Reply()
-    future.set_exception(error)
-    return future
 
 
 def _close_at_exit(engine: Engine) -> Callable[[], None]:

@@ -8,74 +8,17 @@ from concurrent.futures import CancelledError
 
 import pytest
 import torch
+from gated import LONG, held
 
 import nestling
 from nestling import BudgetError, DataError, EngineError, ModelError, backends
 from nestling.costs.latency import Latency
-from nestling.engine import figures, worker
+from nestling.engine import figures, turn
 from nestling.engine.dispatcher import steered
 from nestling.errors import ExpiredError, FullError
 from nestling.governor import policy
 from nestling.menu import replace
 from nestling.upkeep import Upkeep
-
-LONG = 30.0  # seconds: only a test that fails waits for so long
-
-
-@pytest.fixture(scope="module")
-def model():
-    """A menu of three with made-up figures: 2, 4 and 8 ms for one example, 3 times that for 8."""
-    torch.manual_seed(0)
-    net = nestling.Supernet(nestling.models.mlp(6, (32,), norm=False), torch.randn(1, 6))
-    specs = [net.space.spec(width=width) for width in (0.5, 0.25)]
-    menu = nestling.make_menu(net, specs, measure=False)
-    entries = tuple(
-        replace(entry, accuracy=accuracy)
-        for entry, accuracy in zip(menu, (0.9, 0.8, 0.7), strict=True)
-    )
-    profile = menu.profile
-    for batch, times in ((1, 1.0), (8, 3.0)):
-        table = {
-            entry.name: Latency(ms * times, ms * times, ms * times, 9)
-            for entry, ms in zip(menu, (8.0, 4.0, 2.0), strict=True)
-        }
-        profile = profile.with_table(menu.key(batch), table)
-    return nestling.LoadedModel(replace(menu, entries=entries, profile=profile))
-
-
-class Gate:
-    """What runs batches: waits until it is opened, and notes what it ran."""
-
-    def __init__(self, model):
-        self.model = model
-        self.open = threading.Event()
-        self.open.set()
-        self.began = threading.Event()
-        self.ran = []
-
-    def __call__(self, entry, args, kwargs):
-        self.ran.append((entry, len(args[0])))
-        self.began.set()
-        assert self.open.wait(LONG)
-        return self.model(*args, subnet=entry, **kwargs)
-
-    def shut(self):
-        self.open.clear()
-        self.began.clear()
-        self.ran.clear()
-
-
-@pytest.fixture
-def gate(model):
-    return Gate(model)
-
-
-def held(engine, gate, x):
-    """Return a future whose request the worker is busy with."""
-    gate.shut()
-    future = engine.submit(x)
-    assert gate.began.wait(LONG)
-    return future
 
 
 def test_the_answers_are_the_models(model):
@@ -309,7 +252,7 @@ def test_a_worker_that_dies_is_back_and_only_its_batch_fails(model, gate):
         rest = [engine.submit(x) for _ in range(3)]
         dead.set()
         gate.open.set()
-        assert "worker died in this batch (Death: out of luck)" in str(first.exception(LONG))
+        assert "thread died in this batch (Death: out of luck)" in str(first.exception(LONG))
         for future in rest:
             assert future.result(LONG) is not None
         counts = engine.sight().counts
@@ -317,15 +260,15 @@ def test_a_worker_that_dies_is_back_and_only_its_batch_fails(model, gate):
 
 
 def test_a_worker_that_is_stuck_is_replaced(model, gate, monkeypatch):
-    monkeypatch.setattr(worker, "STUCK", 0.2)
-    monkeypatch.setattr(worker, "MANY", 1.0)
+    monkeypatch.setattr(turn, "STUCK", 0.2)
+    monkeypatch.setattr(turn, "MANY", 1.0)
     x = torch.randn(6)
     with nestling.Engine(model, "fixed", run=gate) as engine:
         old = engine._worker
         stuck = held(engine, gate, x)
         waiting = engine.submit(x)
         assert "stuck" in str(stuck.exception(LONG))
-        monkeypatch.setattr(worker, "STUCK", LONG)
+        monkeypatch.setattr(turn, "STUCK", LONG)
         gate.open.set()  # the old worker comes back, and counts for nothing
         old.thread.join(LONG)
         assert waiting.result(LONG) is not None
@@ -333,6 +276,51 @@ def test_a_worker_that_is_stuck_is_replaced(model, gate, monkeypatch):
         counts = engine.sight().counts
         assert counts.revived >= 1
         assert counts.answered + counts.failed == 3
+
+
+def test_others_go_on_while_a_worker_is_stuck(model):
+    now, stuck, over = [0.0], threading.Event(), threading.Event()
+
+    def run(entry, args, kwargs):
+        if stuck.is_set():
+            stuck.clear()
+            now[0] += 1000
+            assert over.wait(LONG)
+        return model(*args, subnet=entry, **kwargs)
+
+    x = torch.randn(6)
+    with nestling.Engine(model, "fixed", run=run, clock=lambda: now[0]) as engine:
+        old = engine._worker.thread
+        stuck.set()
+        first, second = engine.submit(x), engine.submit(x, subnet=model.menu.entries[-1].name)
+        assert "stuck" in str(first.exception(LONG))
+        assert second.result(LONG) is not None
+        assert old.is_alive()
+        over.set()
+        old.join(LONG)
+        assert not old.is_alive()
+        assert engine.sight().counts.revived == 1
+
+
+def test_closing_waits_for_what_a_dead_worker_left_behind(model):
+    began, dead = threading.Event(), threading.Event()
+
+    def run(entry, args, kwargs):
+        if dead.is_set():
+            dead.clear()
+            began.set()
+            assert engine._closed.wait(LONG)
+            raise Death
+        return model(*args, subnet=entry, **kwargs)
+
+    engine = nestling.Engine(model, "fixed", run=run)
+    dead.set()
+    first = engine.submit(torch.zeros(6))
+    assert began.wait(LONG)
+    second = engine.submit(torch.zeros(6))
+    engine.close()
+    assert "died" in str(first.exception(0))
+    assert second.result(0) is not None
 
 
 def test_closing(model, gate):
@@ -366,18 +354,19 @@ def test_a_forked_process_is_told(model):
         read, write = os.pipe()
         child = os.fork()
         if not child:  # pragma: no cover  (the child)
-            text = "answered"
-            try:
-                engine.submit(torch.zeros(6))
-            except EngineError as error:
-                text = str(error)
+            text = ""
+            for ask in (engine.submit, engine):
+                try:
+                    ask(torch.zeros(6))
+                except EngineError as error:
+                    text += str(error)
             engine.close()
             os.write(write, text.encode())
             os._exit(0)
         os.waitpid(child, 0)
         os.close(write)
         with os.fdopen(read) as said:
-            assert "make an Engine there" in said.read()
+            assert said.read().count("make an Engine there") == 2
         assert engine(torch.zeros(6)).shape == (10,)
 
 
