@@ -263,6 +263,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "search": {
         "the paper's search": {"search": PAPERS},
         "evolutionary search": {"search": "evolution"},
+        "chosen all the way": {"search_options": {"even_below": None}},
     },
 }
 BASELINE_VARIANTS: dict[str, dict[str, dict[str, Any]]] = {

@@ -28,12 +28,14 @@ from nestling.search.steps import (
     check_steps,
     check_tuning,
     lowered,
+    narrowed,
     number_of,
     stairs,
 )
 from nestling.spec import Space, Spec
 from nestling.units import axes_of_kinds
 
+EVEN_BELOW = 0.7  # share of the full net's accuracy; 0.5 did as well from trained weights
 SLACK = 0.002  # losses below this are noise: 5 of 2,500 pictures
 
 
@@ -50,6 +52,7 @@ def greedy(
     look: int | None = None,
     threshold: Annotated[float | None, Checked(check_tuning, ("epochs",))] = None,
     epochs: int = EPOCHS,
+    even_below: Annotated[float | None, Checked(check_even_below)] = EVEN_BELOW,
 ) -> Search:
     """Search a chain of nested subnets, largest first, each the best bargain from the one before.
 
@@ -77,6 +80,12 @@ def greedy(
             `progressive`; None never does. What a net without a further part says of that part is
             worth little once the net hardly works.
         epochs: longest time of one fine-tuning.
+        even_below: share of the full net's accuracy below which nothing is chosen any more: the
+            widths of the net that is then reached shrink alike, down to the floors, and only what
+            is left after that goes by choice. None chooses all the way. What a net that hardly
+            works loses by a step says next to nothing of what the trained net will lose, and one
+            unlucky choice narrows all that is smaller. A metric of one's own whose full net has
+            a score of 0 or less has no such share, and all is chosen.
 
     Raises:
         SpecError: an option is no such number, or a kind that the net lacks.
@@ -88,6 +97,7 @@ def greedy(
     """
     _check(targets, budgets, slack, look)
     check_tuning(threshold, epochs)
+    check_even_below(even_below)
     steps = _steps(space, groups, floor, kinds)
     total, spec = number_of(steps), space.full
     accuracy: float = yield Score(spec)
@@ -95,6 +105,7 @@ def greedy(
     limits = _limits(targets, budgets, whole, least, reachable)
     now, chain, costs = whole, [Found(spec, accuracy)], [whole]
     known: dict[str, _Look] = {}
+    even: list[Spec] | None = None
     while candidates := lowered(space, spec, steps):
         if limits and now <= min(limits):
             break
@@ -102,6 +113,15 @@ def greedy(
         if threshold is not None and accuracy < threshold:
             accuracy = yield Tune(spec, threshold, epochs)
             known.clear()  # they were those of other weights
+        if even is None and _hardly_works(accuracy, chain[0].accuracy, even_below):
+            even = narrowed(space, spec, steps, groups)[::-1]
+        if even:
+            spec = even.pop()
+            (now,) = yield Cost((spec,))
+            accuracy = yield Score(spec)
+            chain.append(Found(spec, accuracy))
+            costs.append(now)
+            continue
         prices: tuple[float, ...] = yield Cost(tuple(candidates.values()))
         price = dict(zip(candidates, prices, strict=True))
         trying = _worth_trying(price, now)
@@ -136,6 +156,16 @@ def _check(
         raise SpecError(
             f"look= is a whole number of axes of at least 1, or None for all, not {look!r}"
         )
+
+
+def check_even_below(share: float | None) -> None:
+    """Check from where on widths shrink alike.
+
+    Raises:
+        SpecError: it is no share.
+    """
+    if share is not None:
+        check_shares("even_below=", (share,))
 
 
 def check_budgets(budgets: Sequence[float]) -> None:
@@ -205,6 +235,10 @@ def _limits(
             "budgets=, or lower floor="
         )
     return [limit for limit, _ in wanted]
+
+
+def _hardly_works(accuracy: float, full: float, even_below: float | None) -> bool:
+    return even_below is not None and full > 0 and accuracy < even_below * full
 
 
 def _worth_trying(price: Mapping[str, float], now: float) -> list[str]:
