@@ -158,14 +158,14 @@ def _check(
         )
 
 
-def check_even_below(share: float | None) -> None:
+def check_even_below(even_below: float | None) -> None:
     """Check from where on widths shrink alike.
 
     Raises:
         SpecError: it is no share.
     """
-    if share is not None:
-        check_shares("even_below=", (share,))
+    if even_below is not None:
+        check_shares("even_below=", (even_below,))
 
 
 def check_budgets(budgets: Sequence[float]) -> None:

@@ -60,8 +60,8 @@ def narrowed(
     """Return ever narrower specs that keep equal shares of a spec's units, widest first.
 
     Every axis keeps the share of its own count in the spec, to the nearest allowed count, down to
-    its floor. The spec's layers and bits, and units inside other ones, such as parts of heads, stay:
-    fewer of these change what a net can do, not how wide it is.
+    its floor. Layers, bits and units inside other ones, such as parts of heads, stay as they are in
+    the spec: fewer of these change what a net can do, not how wide it is.
 
     Args:
         space: of the net.

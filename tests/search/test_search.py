@@ -305,17 +305,18 @@ def test_where_the_net_hardly_works_widths_shrink_alike(three):
     def score(spec):  # "two" is worth nothing, "one" a lot
         return 0.1 * spec["one"]
 
-    make, picked = greedy(three.space, groups=None, floor=0.25, even_below=0.7), []
+    make = greedy(three.space, groups=None, floor=0.25, even_below=0.7)
     chain = [spec for spec, _ in conduct(make, three, score=score)]
-    below = [place for place, spec in enumerate(chain) if score(spec) < 0.7 * score(chain[0])][0]
-    last = chain[below]
-    assert last == {"one": 5, "two": 2}  # as without the option: first what is worth nothing
+    below = next(place for place, spec in enumerate(chain) if score(spec) < 0.7 * score(chain[0]))
+    assert chain[below] == {
+        "one": 5,
+        "two": 2,
+    }  # as without the option: first what is worth nothing
     chosen = conduct(
         greedy(three.space, groups=None, floor=0.25, even_below=None), three, score=score
     )
     assert chain[: below + 1] == [spec for spec, _ in chosen][: below + 1]
-    narrower = [spec for spec in chain[below + 1 :]]
-    assert [dict(spec) for spec in narrower] == [
+    assert [dict(spec) for spec in chain[below + 1 :]] == [
         {"one": 4, "two": 2},
         {"one": 3, "two": 2},
         {"one": 2, "two": 2},
