@@ -311,7 +311,7 @@ def test_where_the_net_hardly_works_widths_shrink_alike(three):
     assert chain[below] == {
         "one": 5,
         "two": 2,
-    }  # as without the option: first what is worth nothing
+    }
     chosen = conduct(
         greedy(three.space, groups=None, floor=0.25, even_below=None), three, score=score
     )
