@@ -86,8 +86,7 @@ def nested(
             what the smallest drawn subnet costs stand for this one, which is said.
         budgets: the same in the cost's own units, all of which must be within reach.
         cost: what is constrained, one of `nestling.search.costs()`.
-        search_options: of the greedy search: `groups`, `slack`, `look` and `even_below`
-            (None here: it chooses all the way).
+        search_options: of the greedy search: `groups`, `slack`, `look` and `even_below`.
         held_out: batches of training data to search on; those that the run holds out by default.
 
     Raises:
@@ -146,8 +145,7 @@ def _search_options(
     """Return the options of the search; nothing smaller is looked for than was trained."""
     floor, targets = draws.floors(run.net.space), [share for share in fractions if share < 1]
     own = dict(zip(OWN, (floor, kinds, targets, budgets, True), strict=True))
-    # Small nets were trained like the others, so that their accuracies tell what a step costs.
-    return {"look": LOOK, "even_below": None, **given, **own}
+    return {"look": LOOK, **given, **own}
 
 
 # -- training ------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ from nestling.spec import Space, Spec
 from nestling.supernet import rearranged
 from nestling.training import Run
 
+EVEN_BELOW = 0.5  # of the full net's accuracy, for the search on given weights; 0.7 does as well
+
 
 def progressive(
     run: Run,
@@ -60,7 +62,7 @@ def progressive(
             that bore noise are a worse start for the list than those that did not.
         rank_epochs: of the full net's training before the search, in which rankers that train find
             their scores; the run's by default. 0 where the given weights are trained already, for
-            rankers that do not train themselves.
+            rankers that do not train themselves; the greedy search then has `even_below=0.5`.
         rank_options: of the ranker, such as `{"direction": "ascending"}` of "noise".
         search: name of the search: "greedy", which takes away what costs the least accuracy for the
             multiply-accumulates that it saves; "progressive", the paper's, which asks for the
@@ -91,13 +93,14 @@ def progressive(
     joint = Joint(draw, labels_first, distill, summed, own_norms, train_all)
     joint.share(run)  # an error now, not after the ranking
     slice_ = held_out_of(run, held_out)
-    check_begins(run, search, slice_, search_options or {})
+    options = _search_options(search, rank_epochs, search_options or {})
+    check_begins(run, search, slice_, options)
     given = weights_of(run) if start == "given" else None
     orders = _ranked(run, rank_by, rank_epochs, rank_options or {})
     if given is not None:
         given = rearranged(run.net.space, given, orders)
     run.reorder(orders)
-    found = searched(run, search, slice_, search_options or {})
+    found = searched(run, search, slice_, options)
     members = [run.net.space.full, *(each.spec for each in found)]
     wanted = offered(run.net.space, members, fractions)
     named = names_for(run.net.space, wanted)
@@ -154,6 +157,17 @@ def _not_below(space: Space, members: Sequence[Spec], wanted: Sequence[Spec]) ->
 def _least(space: Space, members: Sequence[Spec]) -> float:
     """Return the share of the full net's MACs that the smallest member has."""
     return min(map(space.macs, members)) / space.macs(space.full)
+
+
+def _search_options(
+    search: str, rank_epochs: int | None, given: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Return the options of the search: those given, and one for weights that are trained already.
+
+    A short joint training keeps much of what the given weights can do, and with them the mistakes
+    of a search that has gone on where its net hardly worked. A training from scratch outgrows them.
+    """
+    return {"even_below": EVEN_BELOW, **given} if search == "greedy" and rank_epochs == 0 else given
 
 
 def _ranked(

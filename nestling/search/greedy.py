@@ -35,7 +35,6 @@ from nestling.search.steps import (
 from nestling.spec import Space, Spec
 from nestling.units import axes_of_kinds
 
-EVEN_BELOW = 0.5  # share of the full net's accuracy
 SLACK = 0.002  # losses below this are noise: 5 of 2,500 pictures
 
 
@@ -52,7 +51,7 @@ def greedy(
     look: int | None = None,
     threshold: Annotated[float | None, Checked(check_tuning, ("epochs",))] = None,
     epochs: int = EPOCHS,
-    even_below: Annotated[float | None, Checked(check_even_below)] = EVEN_BELOW,
+    even_below: Annotated[float | None, Checked(check_even_below)] = None,
 ) -> Search:
     """Search a chain of nested subnets, largest first, each the best bargain from the one before.
 
@@ -83,9 +82,10 @@ def greedy(
         even_below: share of the full net's accuracy below which nothing is chosen any more: the
             widths of the net that is then reached shrink alike, down to the floors, and only what
             is left after that goes by choice. None chooses all the way. What a net that hardly
-            works loses by a step says next to nothing of what the trained net will lose, and one
-            unlucky choice narrows all that is smaller. A metric of one's own whose full net has
-            a score of 0 or less has no such share, and all is chosen.
+            works loses by a step says little of what the trained net will lose; where the list is
+            trained for a short time only, one unlucky choice spoils all that is smaller. A metric
+            of one's own whose full net has a score of 0 or less has no such share, and all is
+            chosen.
 
     Raises:
         SpecError: an option is no such number, or a kind that the net lacks.

@@ -312,15 +312,23 @@ def test_where_the_net_hardly_works_widths_shrink_alike(three):
         "one": 5,
         "two": 2,
     }
-    chosen = conduct(
-        greedy(three.space, groups=None, floor=0.25, even_below=None), three, score=score
-    )
+    chosen = conduct(greedy(three.space, groups=None, floor=0.25), three, score=score)
     assert chain[: below + 1] == [spec for spec, _ in chosen][: below + 1]
     assert [dict(spec) for spec in chain[below + 1 :]] == [
         {"one": 4, "two": 2},
         {"one": 3, "two": 2},
         {"one": 2, "two": 2},
     ]
+
+
+def test_a_score_that_is_not_above_zero_has_no_share(three):
+    def score(spec):  # a loss, the smaller the better
+        return -1.0 / spec["one"]
+
+    chains = [
+        conduct(greedy(three.space, even_below=share), three, score=score) for share in (0.9, None)
+    ]
+    assert chains[0] == chains[1]
 
 
 def test_what_shrinks_alike_are_widths(deep, made_up):
@@ -377,7 +385,7 @@ def test_targets_out_of_reach_stand_for_the_floors_where_that_is_asked_for(deep,
 
 def test_a_search_that_looks_at_few_asks_for_few_and_loses_little(deep, scores):
     """As many evaluations as steps, times the number; against looking at all of them."""
-    make = partial(greedy, deep.space, groups=4, even_below=None)
+    make = partial(greedy, deep.space, groups=4)
     for make_score in scores.values():
         score, asked = make_score(deep.space), []
 
