@@ -265,6 +265,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "evolutionary search": {"search": "evolution"},
         "chosen all the way": {"search_options": {"even_below": None}},
         "even below 0.7": {"search_options": {"even_below": 0.7}},
+        "all axes looked at": {"search_options": {"look": None}},
     },
 }
 BASELINE_VARIANTS: dict[str, dict[str, dict[str, Any]]] = {

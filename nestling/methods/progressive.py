@@ -29,7 +29,8 @@ from nestling.spec import Space, Spec
 from nestling.supernet import rearranged
 from nestling.training import Run
 
-EVEN_BELOW = 0.5  # of the full net's accuracy, for the search on given weights; 0.7 does as well
+EVEN_BELOW = 0.5  # of the full net's accuracy, for the search on given weights
+LOOK = 4  # axes that a step of the greedy search looks at at a time
 
 
 def progressive(
@@ -62,13 +63,14 @@ def progressive(
             that bore noise are a worse start for the list than those that did not.
         rank_epochs: of the full net's training before the search, in which rankers that train find
             their scores; the run's by default. 0 where the given weights are trained already, for
-            rankers that do not train themselves; the greedy search then has `even_below=0.5`.
+            rankers that do not train themselves.
         rank_options: of the ranker, such as `{"direction": "ascending"}` of "noise".
         search: name of the search: "greedy", which takes away what costs the least accuracy for the
             multiply-accumulates that it saves; "progressive", the paper's, which asks for the
             accuracy alone; "evolution" or "uniform". Bits save no multiply-accumulates; search nets
             with bits by `nested`, whose cost can be another one.
-        search_options: of the search, such as `{"groups": 4, "threshold": 0.5}`.
+        search_options: of the search, such as `{"groups": 4, "threshold": 0.5}`. Of "greedy",
+            `look` is 4 here, and, on given weights (`rank_epochs=0`), `even_below` is 0.5.
         held_out: batches of training data to search on; those that the run holds out by default.
         start: from which weights the list is trained: "ranked", those that the ranking has left, or
             "given", those that the run began with, as the paper does from scratch. That costs as
@@ -162,12 +164,13 @@ def _least(space: Space, members: Sequence[Spec]) -> float:
 def _search_options(
     search: str, rank_epochs: int | None, given: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """Return the options of the search: those given, and one for weights that are trained already.
-
-    A short joint training keeps much of what the given weights can do, and with them the mistakes
-    of a search that has gone on where its net hardly worked. A training from scratch outgrows them.
-    """
-    return {"even_below": EVEN_BELOW, **given} if search == "greedy" and rank_epochs == 0 else given
+    """Return the options of the search: those given, and for "greedy" what this method has."""
+    if search != "greedy":
+        return given
+    # A short joint training keeps much of what trained weights can do, and with it the mistakes of
+    # a search that went on where its net hardly worked. A training from scratch outgrows them.
+    even = {"even_below": EVEN_BELOW} if rank_epochs == 0 else {}
+    return {"look": LOOK, **even, **given}
 
 
 def _ranked(

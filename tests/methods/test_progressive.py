@@ -76,7 +76,7 @@ def test_on_given_weights_the_search_does_not_choose_where_the_net_hardly_works(
 ):
     story("progressive", epochs=1, **options)(tmp_path / "state")
     head = json.loads((tmp_path / "state.search.jsonl").read_text().splitlines()[0])
-    assert head["options"]["even_below"] == even_below
+    assert (head["options"]["even_below"], head["options"]["look"]) == (even_below, 4)
 
 
 def test_the_papers_search_has_no_such_option(story):
