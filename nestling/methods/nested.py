@@ -86,7 +86,7 @@ def nested(
             what the smallest drawn subnet costs stand for this one, which is said.
         budgets: the same in the cost's own units, all of which must be within reach.
         cost: what is constrained, one of `nestling.search.costs()`.
-        search_options: of the greedy search: `groups`, `slack` and `look`.
+        search_options: of the greedy search: `groups`, `slack`, `look` and `even_below`.
         held_out: batches of training data to search on; those that the run holds out by default.
 
     Raises:

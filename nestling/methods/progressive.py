@@ -29,6 +29,9 @@ from nestling.spec import Space, Spec
 from nestling.supernet import rearranged
 from nestling.training import Run
 
+EVEN_BELOW = 0.5  # of the full net's accuracy, for the search on given weights
+LOOK = 4  # axes that a step of the greedy search looks at at a time
+
 
 def progressive(
     run: Run,
@@ -66,7 +69,8 @@ def progressive(
             multiply-accumulates that it saves; "progressive", the paper's, which asks for the
             accuracy alone; "evolution" or "uniform". Bits save no multiply-accumulates; search nets
             with bits by `nested`, whose cost can be another one.
-        search_options: of the search, such as `{"groups": 4, "threshold": 0.5}`.
+        search_options: of the search, such as `{"groups": 4, "threshold": 0.5}`. Of "greedy",
+            `look` is 4 here, and, on given weights (`rank_epochs=0`), `even_below` is 0.5.
         held_out: batches of training data to search on; those that the run holds out by default.
         start: from which weights the list is trained: "ranked", those that the ranking has left, or
             "given", those that the run began with, as the paper does from scratch. That costs as
@@ -91,13 +95,14 @@ def progressive(
     joint = Joint(draw, labels_first, distill, summed, own_norms, train_all)
     joint.share(run)  # an error now, not after the ranking
     slice_ = held_out_of(run, held_out)
-    check_begins(run, search, slice_, search_options or {})
+    options = _search_options(search, rank_epochs, search_options or {})
+    check_begins(run, search, slice_, options)
     given = weights_of(run) if start == "given" else None
     orders = _ranked(run, rank_by, rank_epochs, rank_options or {})
     if given is not None:
         given = rearranged(run.net.space, given, orders)
     run.reorder(orders)
-    found = searched(run, search, slice_, search_options or {})
+    found = searched(run, search, slice_, options)
     members = [run.net.space.full, *(each.spec for each in found)]
     wanted = offered(run.net.space, members, fractions)
     named = names_for(run.net.space, wanted)
@@ -154,6 +159,18 @@ def _not_below(space: Space, members: Sequence[Spec], wanted: Sequence[Spec]) ->
 def _least(space: Space, members: Sequence[Spec]) -> float:
     """Return the share of the full net's MACs that the smallest member has."""
     return min(map(space.macs, members)) / space.macs(space.full)
+
+
+def _search_options(
+    search: str, rank_epochs: int | None, given: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Return the options of the search: those given, and for "greedy" what this method has."""
+    if search != "greedy":
+        return given
+    # A short joint training keeps much of what trained weights can do, and with it the mistakes of
+    # a search that went on where its net hardly worked. A training from scratch outgrows them.
+    even = {"even_below": EVEN_BELOW} if rank_epochs == 0 else {}
+    return {"look": LOOK, **even, **given}
 
 
 def _ranked(

@@ -13,13 +13,24 @@ over all kinds at once, is that of Cui et al., Fully Nested Neural Network (IJCA
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from numbers import Real
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from nestling.errors import BudgetError, SpecError
 from nestling.options import Checked, KindsRule, Switch
-from nestling.search.request import Choice, Cost, Found, Pick, Progress, Score, Search, Tune, Worth
+from nestling.search.request import (
+    Choice,
+    Cost,
+    Found,
+    Pick,
+    Progress,
+    Request,
+    Score,
+    Search,
+    Tune,
+    Worth,
+)
 from nestling.search.steps import (
     EPOCHS,
     FLOOR,
@@ -28,6 +39,7 @@ from nestling.search.steps import (
     check_steps,
     check_tuning,
     lowered,
+    narrowed,
     number_of,
     stairs,
 )
@@ -50,6 +62,7 @@ def greedy(
     look: int | None = None,
     threshold: Annotated[float | None, Checked(check_tuning, ("epochs",))] = None,
     epochs: int = EPOCHS,
+    even_below: Annotated[float | None, Checked(check_even_below)] = None,
 ) -> Search:
     """Search a chain of nested subnets, largest first, each the best bargain from the one before.
 
@@ -69,14 +82,22 @@ def greedy(
             long as one is within reach; budgets never do.
         slack: losses of accuracy below this count as this, so that among steps that cost nothing
             noticeable the largest saving is taken, not the luckiest one.
-        look: axes that are looked at in a step: those that were the best bargains when they were
-            last looked at, and the one that was looked at longest ago. The others would be worse
-            bargains by now, as a rule (Minoux, Accelerated Greedy Algorithms, 1978), and there are
-            this many evaluations a step. None looks at all axes in every step.
+        look: axes that are looked at at a time: those that were the best bargains when they were
+            last looked at, and the one that was looked at longest ago; the next ones follow where
+            these have become worse bargains than the others were. The first step looks at all. As
+            losses grow as a rule, the others would be worse by now (Minoux, Accelerated Greedy
+            Algorithms, 1978). None looks at all axes in every step.
         threshold: accuracy (0 to 1) below which the net is fine-tuned until it is back, as in
             `progressive`; None never does. What a net without a further part says of that part is
             worth little once the net hardly works.
         epochs: longest time of one fine-tuning.
+        even_below: share of the full net's accuracy below which nothing is chosen any more: the
+            widths of the net that is then reached shrink alike, down to the floors, and only what
+            is left after that goes by choice. None chooses all the way. What a net that hardly
+            works loses by a step says little of what the trained net will lose; where the list is
+            trained for a short time only, one unlucky choice spoils all that is smaller. A metric
+            of one's own whose full net has a score of 0 or less has no such share, and all is
+            chosen.
 
     Raises:
         SpecError: an option is no such number, or a kind that the net lacks.
@@ -88,6 +109,7 @@ def greedy(
     """
     _check(targets, budgets, slack, look)
     check_tuning(threshold, epochs)
+    check_even_below(even_below)
     steps = _steps(space, groups, floor, kinds)
     total, spec = number_of(steps), space.full
     accuracy: float = yield Score(spec)
@@ -95,6 +117,7 @@ def greedy(
     limits = _limits(targets, budgets, whole, least, reachable)
     now, chain, costs = whole, [Found(spec, accuracy)], [whole]
     known: dict[str, _Look] = {}
+    even: list[Spec] | None = None
     while candidates := lowered(space, spec, steps):
         if limits and now <= min(limits):
             break
@@ -102,23 +125,21 @@ def greedy(
         if threshold is not None and accuracy < threshold:
             accuracy = yield Tune(spec, threshold, epochs)
             known.clear()  # they were those of other weights
+        if even is None and _hardly_works(accuracy, chain[0].accuracy, even_below):
+            even = narrowed(space, spec, steps, groups)[::-1]
+        if even:
+            spec = even.pop()
+            (now,) = yield Cost((spec,))
+            accuracy = yield Score(spec)
+            chain.append(Found(spec, accuracy))
+            costs.append(now)
+            continue
         prices: tuple[float, ...] = yield Cost(tuple(candidates.values()))
         price = dict(zip(candidates, prices, strict=True))
-        trying = _worth_trying(price, now)
-        names = trying
-        if look is not None and look < len(trying):
-            worth = {
-                name: _stale_worth(known.get(name), now - price[name], slack) for name in trying
-            }
-            names = _looked_at(trying, worth, known, look)
-        savings = [max(now - price[name], 0.0) for name in names]
-        choice: Choice = yield Pick(
-            tuple(candidates[name] for name in names), _bargain(accuracy, savings, slack)
-        )
-        for name, reached in zip(names, choice.accuracies, strict=True):
-            known[name] = _Look(accuracy - reached, len(chain))
-        name = names[choice.place]
-        spec, accuracy, now = candidates[name], choice.accuracy, price[name]
+        savings = {name: max(now - price[name], 0.0) for name in _worth_trying(price, now)}
+        present = len(chain), accuracy
+        name, accuracy = yield from _best(candidates, savings, present, known, slack, look)
+        spec, now = candidates[name], price[name]
         chain.append(Found(spec, accuracy))
         costs.append(now)
     yield Progress(total, total)
@@ -136,6 +157,16 @@ def _check(
         raise SpecError(
             f"look= is a whole number of axes of at least 1, or None for all, not {look!r}"
         )
+
+
+def check_even_below(even_below: float | None) -> None:
+    """Check from where on widths shrink alike.
+
+    Raises:
+        SpecError: it is no share.
+    """
+    if even_below is not None:
+        check_shares("even_below=", (even_below,))
 
 
 def check_budgets(budgets: Sequence[float]) -> None:
@@ -207,6 +238,49 @@ def _limits(
     return [limit for limit, _ in wanted]
 
 
+def _hardly_works(accuracy: float, full: float, even_below: float | None) -> bool:
+    return even_below is not None and full > 0 and accuracy < even_below * full
+
+
+def _best(
+    candidates: Mapping[str, Spec],
+    savings: Mapping[str, float],
+    present: tuple[int, float],
+    known: dict[str, _Look],
+    slack: float,
+    look: int | None,
+) -> Generator[Request, Any, tuple[str, float]]:
+    """Ask which candidate is the best bargain; return its axis and its accuracy.
+
+    With `look`, axes are looked at until the best of them is worth as much as the others were when
+    these were last looked at.
+
+    Args:
+        candidates: by axis.
+        savings: what each of those that are worth trying saves.
+        present: number and accuracy of the net that they are smaller than.
+        known: what each axis lost when it was last looked at; brought up to date.
+        slack: losses below this count as this.
+        look: axes that are looked at at a time; None for all.
+    """
+    step, accuracy = present
+    stale = {name: _stale_worth(known.get(name), saved, slack) for name, saved in savings.items()}
+    left, best, best_worth = list(savings), ("", 0.0), -math.inf
+    while left:
+        names = left if look is None or not known else _looked_at(left, stale, known, look)
+        bargain = _bargain(accuracy, [savings[name] for name in names], slack)
+        choice: Choice = yield Pick(tuple(candidates[name] for name in names), bargain)
+        for name, reached in zip(names, choice.accuracies, strict=True):
+            known[name] = _Look(accuracy - reached, step)
+        worth = bargain(choice.place, choice.accuracy)
+        if not best[0] or worth > best_worth:
+            best, best_worth = (names[choice.place], choice.accuracy), worth
+        left = [name for name in left if name not in names]
+        if all(stale[name] <= best_worth for name in left):
+            break
+    return best
+
+
 def _worth_trying(price: Mapping[str, float], now: float) -> list[str]:
     """Return the axes whose candidates are cheaper, cheapest first; all if none is."""
     cheaper = [name for name in price if price[name] < now]
@@ -222,7 +296,7 @@ class _Look(NamedTuple):
 
 def _stale_worth(last: _Look | None, saved: float, slack: float) -> float:
     """Return what a step down an axis is worth by its last look; one without comes first."""
-    return math.inf if last is None else max(saved, 0.0) / max(last.loss, slack)
+    return math.inf if last is None else saved / max(last.loss, slack)
 
 
 def _looked_at(
@@ -233,6 +307,8 @@ def _looked_at(
     Where one axis is the bottleneck of others, these lose less once it is narrow, and no look at
     the worthiest alone would ever tell.
     """
+    if look >= len(names):
+        return list(names)
     ranked = sorted(names, key=lambda name: -worth[name])
     chosen = set(ranked[: max(1, look - 1)])
     if look > 1:

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from numbers import Real
 
-from nestling.axis import BITS, Axis
+from nestling.axis import BITS, ORDERED, Axis
 from nestling.errors import SpecError, did_you_mean
 from nestling.spec import Space, Spec
 
@@ -48,10 +48,39 @@ def lowered(space: Space, spec: Spec, steps: Mapping[str, tuple[int, ...]]) -> d
     """Return, by axis, the spec with that axis a step lower; axes at their floor are left out."""
     found = {}
     for name, counts in steps.items():
-        place = counts.index(spec[name])
-        if place + 1 < len(counts):
-            found[name] = Spec(space, {**spec, name: counts[place + 1]})
+        below = [count for count in counts if count < spec[name]]
+        if below:
+            found[name] = Spec(space, {**spec, name: below[0]})
     return found
+
+
+def narrowed(
+    space: Space, spec: Spec, steps: Mapping[str, tuple[int, ...]], groups: int | None
+) -> list[Spec]:
+    """Return ever narrower specs that keep equal shares of a spec's units, widest first.
+
+    Every axis keeps the share of its own count in the spec, to the nearest allowed count, down to
+    its floor. Layers, bits and units inside other ones, such as parts of heads, stay as they are in
+    the spec: fewer of these change what a net can do, not how wide it is.
+
+    Args:
+        space: of the net.
+        spec: that is narrowed.
+        steps: the counts of the axes that may go, as `stairs` gives them; the last is the floor.
+        groups: the shares are (2 groups - 1) / (2 groups), (2 groups - 2) / (2 groups) ...; None is
+            as for 8, the share of a unit of an axis of 16.
+    """
+    parts = 2 * (groups or 8)
+    wide = [n for n in steps if space.axes[n].outer and space.axes[n].kind not in ORDERED]
+    found: dict[Spec, None] = {}
+    for part in range(parts - 1, 0, -1):
+        counts = {
+            n: max(space.axes[n].nearest(spec[n] * part / parts), min(steps[n][-1], spec[n]))
+            for n in wide
+        }
+        found[Spec(space, {**spec, **counts})] = None
+    found.pop(spec, None)
+    return list(found)
 
 
 def number_of(steps: Mapping[str, tuple[int, ...]]) -> int:

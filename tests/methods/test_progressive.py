@@ -1,6 +1,7 @@
 """Rank, search, train a list together."""
 
 import itertools
+import json
 
 import pytest
 import torch
@@ -60,6 +61,26 @@ def test_a_search_before_the_first_checkpoint_goes_on_from_its_log(story, tmp_pa
     assert other.identity() == menu.identity()
     assert fit.scores < 3
     assert (tmp_path / "state").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "even_below"),
+    [
+        ({"rank_epochs": 0}, 0.5),
+        ({"rank_epochs": 0, "search_options": {"even_below": None}}, None),
+        ({"rank_epochs": 1}, None),
+    ],
+)
+def test_on_given_weights_the_search_does_not_choose_where_the_net_hardly_works(
+    story, tmp_path, options, even_below
+):
+    story("progressive", epochs=1, **options)(tmp_path / "state")
+    head = json.loads((tmp_path / "state.search.jsonl").read_text().splitlines()[0])
+    assert (head["options"]["even_below"], head["options"]["look"]) == (even_below, 4)
+
+
+def test_the_papers_search_has_no_such_option(story):
+    story("progressive", epochs=1, rank_epochs=0, search="progressive", **QUICK)()
 
 
 def test_fine_tuning_in_the_search_goes_on_too(story, tmp_path):

@@ -4,6 +4,7 @@ import itertools
 import math
 import sys
 from functools import partial
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from nestling import BudgetError, ModelError, Spec, SpecError, search
 from nestling.search import Found, conduct, evolution, front, greedy, path, progressive, reselected
-from nestling.search.steps import stairs
+from nestling.search.steps import narrowed, stairs
 from nestling.testing import check_search
 
 RECORDED = [{"conv1": 6.7, "conv2": 5}, {"conv1": 7, "conv2": 3.2}, {"conv1": 2}]
@@ -300,6 +301,57 @@ def test_among_losses_within_the_slack_the_largest_saving_is_taken(three):
     assert exact[1].spec == {"one": 8, "two": 7}
 
 
+def test_where_the_net_hardly_works_widths_shrink_alike(three):
+    def score(spec):  # "two" is worth nothing, "one" a lot
+        return 0.1 * spec["one"]
+
+    make = greedy(three.space, groups=None, floor=0.25, even_below=0.7)
+    chain = [spec for spec, _ in conduct(make, three, score=score)]
+    below = next(place for place, spec in enumerate(chain) if score(spec) < 0.7 * score(chain[0]))
+    assert chain[below] == {
+        "one": 5,
+        "two": 2,
+    }
+    chosen = conduct(greedy(three.space, groups=None, floor=0.25), three, score=score)
+    assert chain[: below + 1] == [spec for spec, _ in chosen][: below + 1]
+    assert [dict(spec) for spec in chain[below + 1 :]] == [
+        {"one": 4, "two": 2},
+        {"one": 3, "two": 2},
+        {"one": 2, "two": 2},
+    ]
+
+
+def test_a_score_that_is_not_above_zero_has_no_share(three):
+    def score(spec):  # a loss, the smaller the better
+        return -1.0 / spec["one"]
+
+    chains = [
+        conduct(greedy(three.space, even_below=share), three, score=score) for share in (0.9, None)
+    ]
+    assert chains[0] == chains[1]
+
+
+def test_what_shrinks_alike_are_widths(deep, made_up):
+    space = deep.space
+    steps = stairs(space, 4, 0.25)
+    depth = {name for name, axis in space.axes.items() if axis.kind == "depth"}
+    given = Spec(space, dict.fromkeys(depth, 1))
+    found = narrowed(space, given, steps, 4)
+    shares = [space.macs(spec) / space.macs(given) for spec in found]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] < 0.2
+    for wider, spec in pairwise([given, *found]):
+        assert spec != wider
+        assert all(spec[name] <= wider[name] for name in space.axes)
+    for spec in found:
+        kept = [spec[name] / axis.size for name, axis in space.axes.items() if name not in depth]
+        assert max(kept) - min(kept) <= 0.5  # two channels of four
+        assert {spec[name] for name in depth} == {1}
+    chain = conduct(greedy(space, floor=0.25, even_below=1.0), deep, score=made_up(space))
+    assert {spec[name] for name in depth for spec, _ in chain[1:-1]} >= {1, 2}
+    assert {chain[-1].spec[name] for name in depth} == {1}  # what is left goes by choice
+
+
 def test_greedy_cuts_axes_of_the_kinds_alone(deep, made_up):
     found = conduct(greedy(deep.space, kinds=["depth"]), deep, score=made_up(deep.space))
     assert len(found) == 4  # three stages of two blocks
@@ -333,6 +385,7 @@ def test_targets_out_of_reach_stand_for_the_floors_where_that_is_asked_for(deep,
 
 def test_a_search_that_looks_at_few_asks_for_few_and_loses_little(deep, scores):
     """As many evaluations as steps, times the number; against looking at all of them."""
+    make = partial(greedy, deep.space, groups=4)
     for make_score in scores.values():
         score, asked = make_score(deep.space), []
 
@@ -340,10 +393,10 @@ def test_a_search_that_looks_at_few_asks_for_few_and_loses_little(deep, scores):
             asked.append(spec)
             return score(spec)
 
-        chain = conduct(greedy(deep.space, groups=4, look=3), deep, score=counted)
+        chain = conduct(make(look=3), deep, score=counted)
         axes, steps = len(deep.space.axes), len(chain) - 1
         assert len(asked) <= 3 * steps + axes + 1 < axes * steps / 2
-        whole = conduct(greedy(deep.space, groups=4), deep, score=score)
+        whole = conduct(make(), deep, score=score)
         assert len(whole) == len(chain)
         at = [deep.space.macs(deep.space.full) * share for share in (0.7, 0.4, 0.2)]
         best = [
@@ -360,20 +413,15 @@ def test_looking_at_few_is_the_same_where_every_loss_grows(deep, scores):
     def cost(spec):  # linear: a step always saves what it saved when it was last looked at
         return sum(spec[name] / axis.size for name, axis in axes.items())
 
+    def chain(look, score):
+        make = greedy(deep.space, kinds=["channels"], groups=4, slack=1e-9, look=look)
+        return conduct(make, deep, score=score, cost=cost)
+
     for seed in range(3):
         score = scores["separable"](deep.space, seed)
-        few, every_axis = (
-            conduct(
-                greedy(deep.space, kinds=["channels"], groups=4, slack=1e-9, look=look),
-                deep,
-                score=score,
-                cost=cost,
-            )
-            for look in (6, None)
-        )
-        assert few[-1] == every_axis[-1]
-        gaps = [one.accuracy - other.accuracy for one, other in zip(few, every_axis, strict=True)]
-        assert min(gaps) > -1e-3
+        every_axis = chain(None, score)
+        for look in (1, 2, 6):
+            assert chain(look, score) == every_axis
 
 
 @pytest.mark.parametrize(
@@ -381,6 +429,7 @@ def test_looking_at_few_is_the_same_where_every_loss_grows(deep, scores):
     [
         ({"look": 0}, "look= is a whole number of axes"),
         ({"look": 0.5}, "look="),
+        ({"even_below": 0}, "even_below= lists shares above 0"),
         ({"budgets": 5}, "budgets= lists costs"),
         ({"budgets": (0,)}, "budgets= lists finite costs above 0 .* one is 0; leave out"),
         ({"budgets": ("1e6",)}, "budgets= lists finite costs"),
