@@ -594,6 +594,15 @@ class _Caching(nn.Conv2d):
         return F.conv2d(x, self._parameters["weight"], self.bias, padding=1)
 
 
+def test_the_proof_takes_inputs_in_any_memory_format():
+    """Sums in another order differ in the last digits, which is no fault of the model."""
+    torch.manual_seed(0)
+    pictures = torch.randn(16, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    model = seeded(models.resnet20, width=8)
+    net = nestling.Supernet(model, pictures, bits=Bits((2, 4), inputs=(2, 4)))
+    assert len(net.space.codings) > 15
+
+
 def test_a_layer_that_does_not_run_on_its_weight_is_let_go():
     def model():
         return nn.Sequential(
