@@ -121,7 +121,7 @@ def greedy(
     while candidates := lowered(space, spec, steps):
         if limits and now <= min(limits):
             break
-        yield Progress(len(chain) - 1, total)
+        yield Progress(total - number_of(steps, spec), total, spec)
         if threshold is not None and accuracy < threshold:
             accuracy = yield Tune(spec, threshold, epochs)
             known.clear()  # they were those of other weights
@@ -142,7 +142,7 @@ def greedy(
         spec, now = candidates[name], price[name]
         chain.append(Found(spec, accuracy))
         costs.append(now)
-    yield Progress(total, total)
+    yield Progress(total, total, spec)
     return _at(chain, costs, limits) if limits else chain
 
 

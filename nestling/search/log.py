@@ -2,7 +2,8 @@
 
 The first line says what the search is; then, in the order in which they were asked for, come
 `score`, `pick`, `tune` and `cost` lines, which answer a request each. A `candidate` line stands
-before the `pick` that it was part of; `found` lines at the end are the result.
+before the `pick` that it was part of, and a `step` line says what net a chain of steps has come to;
+`found` lines at the end are the result.
 """
 
 from __future__ import annotations
