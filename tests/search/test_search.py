@@ -309,10 +309,7 @@ def test_where_the_net_hardly_works_widths_shrink_alike(three):
     make = greedy(three.space, groups=None, floor=0.25, even_below=0.7)
     chain = [spec for spec, _ in conduct(make, three, score=score)]
     below = next(place for place, spec in enumerate(chain) if score(spec) < 0.7 * score(chain[0]))
-    assert chain[below] == {
-        "one": 5,
-        "two": 2,
-    }
+    assert chain[below] == {"one": 5, "two": 2}
     chosen = conduct(greedy(three.space, groups=None, floor=0.25), three, score=score)
     assert chain[: below + 1] == [spec for spec, _ in chosen][: below + 1]
     assert [dict(spec) for spec in chain[below + 1 :]] == [
