@@ -80,7 +80,9 @@ def replaced(options: argparse.Namespace, *names: str) -> dict[str, Any]:
 def ended(do: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
     """Do what the options ask for; return the exit status, and say on stderr what stopped it."""
     try:
-        return do(options)
+        status = do(options)
+        sys.stdout.flush()  # here, not at Python's end, where nothing is caught
+        return status
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return UNFINISHED

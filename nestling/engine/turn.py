@@ -33,6 +33,8 @@ class Turns:
 
     Attributes:
         current: the turn that goes on; None between two.
+        unsteered: requests for which the policy itself failed, with the error, until a turn takes
+            them to tell them.
         lock: of the dispatcher and of all this.
         ready: the sign for the worker that there may be work.
         closed: set when no more requests come.
@@ -46,6 +48,7 @@ class Turns:
         clock: Callable[[], float],
     ) -> None:
         self.current: Turn | None = None
+        self.unsteered: list[tuple[Request, EngineError]] = []
         # Entered itself, as a condition enters it in Python code, where Ctrl-C can leave it locked.
         self.lock = threading.RLock()
         self.ready = threading.Condition(self.lock)
@@ -75,7 +78,10 @@ class Turns:
         return True
 
     def next(self, now: float) -> Batch | None:
-        """Return what runs next; a request for which the policy itself fails, fails alone."""
+        """Return what runs next; a request for which the policy itself fails, fails alone.
+
+        It is told by the turn, without the lock: what was added to its future may ask the engine.
+        """
         while True:
             try:
                 return self.desk.next(now)
@@ -86,11 +92,11 @@ class Turns:
                 self.desk.counts.failed += 1
                 told = EngineError(f"the engine's objective fails: {brief(error)}; correct it")
                 told.__cause__ = error
-                settle(request, told)
+                self.unsteered.append((request, told))
 
 
 class Turn:
-    """One batch, and requests that expired before it, in the thread that makes the turn.
+    """One batch, and requests that failed before it, in the thread that makes the turn.
 
     Use it with `with`: where an error leaves the block (Ctrl-C may come at any line), the batch
     fails, and the next turn can begin.
@@ -110,6 +116,7 @@ class Turn:
         self._start = 0.0
         self._batch: Batch | None = None
         self._over: Sequence[Request] = ()
+        self._unsteered: Sequence[tuple[Request, EngineError]] = ()
 
     @property
     def is_stuck(self) -> bool:
@@ -131,12 +138,12 @@ class Turn:
         if self._batch is not None:
             self._turns.current = self
         self._over = self._turns.desk.over()
-        return self._batch is not None or bool(self._over)
+        self._unsteered, self._turns.unsteered = self._turns.unsteered, []
+        return self._batch is not None or bool(self._over) or bool(self._unsteered)
 
     def run(self) -> None:
         """Run what it took; each request gets its answer or its error."""
-        for request in self._over:
-            settle(request, expired(request, self._turns.clock()))
+        self._refuse()
         if self._batch is not None:
             self._answer(self._batch)
 
@@ -159,8 +166,16 @@ class Turn:
         if error is None:
             return
         self._failed()
+        self._refuse()
         if not self.abandoned:
             self._tell(f"the thread died in this batch ({brief(error)})")
+
+    def _refuse(self) -> None:
+        """Let those that are not run fail."""
+        for request, error in self._unsteered:
+            settle(request, error)
+        for request in self._over:
+            settle(request, expired(request, self._turns.clock()))
 
     def _answer(self, batch: Batch) -> None:
         start = self._turns.clock()

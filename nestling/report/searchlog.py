@@ -84,7 +84,7 @@ def read_search(path: str | os.PathLike[str], space: Space) -> SearchLog:
             or is that of another net.
     """
     header, rows = _rows(Path(path))
-    seen, picks, tuned, found = [], [], [], []
+    seen, picks, steps, tuned, found = [], [], [], [], []
     scores: list[Seen] = []
     for number, row in rows:
         if row["kind"] not in _PLACES:
@@ -96,13 +96,17 @@ def read_search(path: str | os.PathLike[str], space: Space) -> SearchLog:
             scores.append(one)
         if row["kind"] == "pick":
             picks.append(one)
+        if row["kind"] == "step":
+            steps.append(one)
         if row["kind"] == "found":
             found.append(one)
         if row["kind"] == "tune":
-            before = [*scores[:1], *picks]
+            before = steps or [*scores[:1], *picks]
             last = before[-1].accuracy if before else one.accuracy
             tuned.append(Tuned(max(len(before) - 1, 0), one.macs, last, one.accuracy))
-    chain = [*scores[:1], *picks] if picks else found or scores
+    # A step may take several picks, or none; searches that have one a step keep no lines of steps.
+    walked = steps or ([*scores[:1], *picks] if picks else [])
+    chain = walked or found or scores
     if not chain:
         raise FileError(f"{path} has no evaluation yet, so there is nothing to draw; go on with it")
     return SearchLog(
@@ -110,14 +114,14 @@ def read_search(path: str | os.PathLike[str], space: Space) -> SearchLog:
         options=dict(header["options"]) if isinstance(header.get("options"), dict) else {},
         seed=header["seed"] if isinstance(header.get("seed"), int) else 0,
         seen=tuple(seen),
-        chain=tuple(chain if picks else sorted(chain, key=lambda each: -each.macs)),
-        steps=bool(picks),
+        chain=tuple(chain if walked else sorted(chain, key=lambda each: -each.macs)),
+        steps=bool(walked),
         tuned=tuple(tuned),
         found=tuple(found),
     )
 
 
-_PLACES = ("score", "candidate", "pick", "tune", "found")  # lines that evaluate a spec
+_PLACES = ("score", "candidate", "pick", "step", "tune", "found")  # lines of a spec
 
 
 def _rows(path: Path) -> tuple[dict[str, Any], list[tuple[int, dict[str, Any]]]]:

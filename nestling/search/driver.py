@@ -177,7 +177,9 @@ class _Driver:
                 return self._tune(self._checked(spec), until, epochs)
             case Cost(specs):
                 return self._cost([self._checked(spec) for spec in specs])
-            case Progress(done, total):
+            case Progress(done, total, reached):
+                if reached is not None:
+                    self._reach(self._checked(reached))
                 return self._progress(done, total)
         raise SpecError(
             f"a search yields requests, such as Score(spec), but this one yielded {request!r:.200}"
@@ -270,6 +272,14 @@ class _Driver:
                 self.log.write([row])
             self.costs.update(zip(missing, row["costs"], strict=True))
         return tuple(self.costs[spec] for spec in specs)
+
+    def _reach(self, spec: Spec) -> None:
+        """Keep a step of a chain.
+
+        A log that is replayed has all up to its last answer; those after it were cut off.
+        """
+        if spec in self.known and not self.log.answers:
+            self.log.write([self._row("step", spec, self.known[spec])])
 
     def _progress(self, done: int, total: int) -> None:
         if self.shown < 0:

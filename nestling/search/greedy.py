@@ -121,7 +121,7 @@ def greedy(
     while candidates := lowered(space, spec, steps):
         if limits and now <= min(limits):
             break
-        yield Progress(len(chain) - 1, total)
+        yield Progress(total - number_of(steps, spec), total, spec)
         if threshold is not None and accuracy < threshold:
             accuracy = yield Tune(spec, threshold, epochs)
             known.clear()  # they were those of other weights
@@ -142,7 +142,7 @@ def greedy(
         spec, now = candidates[name], price[name]
         chain.append(Found(spec, accuracy))
         costs.append(now)
-    yield Progress(total, total)
+    yield Progress(total, total, spec)
     return _at(chain, costs, limits) if limits else chain
 
 
@@ -165,8 +165,12 @@ def check_even_below(even_below: float | None) -> None:
     Raises:
         SpecError: it is no share.
     """
-    if even_below is not None:
-        check_shares("even_below=", (even_below,))
+    number = isinstance(even_below, Real) and not isinstance(even_below, bool)
+    if even_below is not None and not (number and 0 < even_below <= 1):
+        raise SpecError(
+            "even_below= is a share of the full net's accuracy above 0 and at most 1, or None, but "
+            f"it is {even_below!r:.80}"
+        )
 
 
 def check_budgets(budgets: Sequence[float]) -> None:
@@ -264,7 +268,10 @@ def _best(
         look: axes that are looked at at a time; None for all.
     """
     step, accuracy = present
-    stale = {name: _stale_worth(known.get(name), saved, slack) for name, saved in savings.items()}
+    stale = {
+        name: _stale_worth(known.get(name), saved, accuracy, slack)
+        for name, saved in savings.items()
+    }
     left, best, best_worth = list(savings), ("", 0.0), -math.inf
     while left:
         names = left if look is None or not known else _looked_at(left, stale, known, look)
@@ -294,9 +301,14 @@ class _Look(NamedTuple):
     step: int
 
 
-def _stale_worth(last: _Look | None, saved: float, slack: float) -> float:
-    """Return what a step down an axis is worth by its last look; one without comes first."""
-    return math.inf if last is None else saved / max(last.loss, slack)
+def _stale_worth(last: _Look | None, saved: float, accuracy: float, slack: float) -> float:
+    """Return what a step down an axis is worth by its last look; one without comes first.
+
+    As for a bargain, the accuracy itself decides where nothing saves.
+    """
+    if last is None:
+        return math.inf
+    return saved / max(last.loss, slack) if saved else accuracy - last.loss
 
 
 def _looked_at(

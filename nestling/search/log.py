@@ -2,7 +2,8 @@
 
 The first line says what the search is; then, in the order in which they were asked for, come
 `score`, `pick`, `tune` and `cost` lines, which answer a request each. A `candidate` line stands
-before the `pick` that it was part of; `found` lines at the end are the result.
+before the `pick` that it was part of, and a `step` line says what net a chain of steps has come to;
+`found` lines at the end are the result.
 """
 
 from __future__ import annotations
@@ -127,12 +128,21 @@ def _truncate(path: Path, end: int) -> None:
 def _refuse_other(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: Path) -> None:
     """Check that a log is that of the same search; name what differs."""
     ours = strictjson.parse(strictjson.dump(dict(ours)))
-    different = differing(theirs, ours)
+    different = differing(_beside(theirs, ours), _beside(ours, theirs))
     if different:
         raise FileError(
             f"{path} is the log of another search, one with {', '.join(different)}; resume with "
             "the same search, net and seed, or start with another log"
         )
+
+
+def _beside(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts with the options alone that others do not share: all of them are a long line."""
+    mine, theirs = one.get("options"), other.get("options")
+    if not isinstance(mine, dict) or not isinstance(theirs, dict):
+        return dict(one)
+    alone = {n: each for n, each in mine.items() if n not in theirs or theirs[n] != each}
+    return {**one, "options": alone}
 
 
 def _lines(rows: Sequence[Mapping[str, Any]]) -> bytes:

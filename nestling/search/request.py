@@ -88,10 +88,18 @@ class Cost:
 
 @dataclass(frozen=True)
 class Progress:
-    """Tells how far the search is; the answer is None."""
+    """Tells how far the search is; the answer is None.
+
+    Attributes:
+        done: steps, of `total`.
+        total: steps that there are at most.
+        reached: the spec that a chain of steps has come to, with its accuracy known. The log keeps
+            it where a step asks more than once, so that its picks do not tell the chain.
+    """
 
     done: int
     total: int
+    reached: Spec | None = None
 
 
 Request: TypeAlias = Score | Pick | Tune | Cost | Progress

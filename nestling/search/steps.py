@@ -60,20 +60,21 @@ def narrowed(
     """Return ever narrower specs that keep equal shares of a spec's units, widest first.
 
     Every axis keeps the share of its own count in the spec, to the nearest allowed count, down to
-    its floor. Layers, bits and units inside other ones, such as parts of heads, stay as they are in
-    the spec: fewer of these change what a net can do, not how wide it is.
+    its floor, where the last spec has all of them. Layers, bits and units inside other ones, such
+    as parts of heads, stay as they are in the spec: fewer of these change what a net can do, not
+    how wide it is.
 
     Args:
         space: of the net.
         spec: that is narrowed.
         steps: the counts of the axes that may go, as `stairs` gives them; the last is the floor.
-        groups: the shares are (2 groups - 1) / (2 groups), (2 groups - 2) / (2 groups) ...; None is
-            as for 8, the share of a unit of an axis of 16.
+        groups: the shares are (2 groups - 1) / (2 groups), (2 groups - 2) / (2 groups) ... 0; None
+            is as for 8, the share of a unit of an axis of 16.
     """
     parts = 2 * (groups or 8)
     wide = [n for n in steps if space.axes[n].outer and space.axes[n].kind not in ORDERED]
     found: dict[Spec, None] = {}
-    for part in range(parts - 1, 0, -1):
+    for part in range(parts - 1, -1, -1):
         counts = {
             n: max(space.axes[n].nearest(spec[n] * part / parts), min(steps[n][-1], spec[n]))
             for n in wide
@@ -83,9 +84,11 @@ def narrowed(
     return list(found)
 
 
-def number_of(steps: Mapping[str, tuple[int, ...]]) -> int:
-    """Return how many steps there are from the full net to all floors."""
-    return sum(len(counts) - 1 for counts in steps.values())
+def number_of(steps: Mapping[str, tuple[int, ...]], spec: Spec | None = None) -> int:
+    """Return how many steps there are from a spec, or the full net, to all floors."""
+    if spec is None:
+        return sum(len(counts) - 1 for counts in steps.values())
+    return sum(count < spec[name] for name, counts in steps.items() for count in counts)
 
 
 def _stairs_of(axis: Axis, groups: int | None, floor: float) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """How the benchmarks' commands end, and that every one of them tells its options."""
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,17 +35,23 @@ def test_a_command_that_runs_through_has_its_own_status():
     assert ended(lambda options: options.status, argparse.Namespace(status=4)) == 4
 
 
-def test_a_reader_that_has_seen_enough_is_no_mistake():
+@pytest.mark.parametrize("lines", [9999, 1])  # the last one waits for Python's end
+def test_a_reader_that_has_seen_enough_is_no_mistake(lines):
     script = "import sys; from comparison.commands import ended; "
-    script += "sys.exit(ended(lambda many: [print('x' * 99) for _ in range(many)] and 0, 9999))"
+    script += "print('x' * 99, flush=True); sys.stdin.read(); "
+    script += f"sys.exit(ended(lambda many: [print('x') for _ in range(many)] and 0, {lines}))"
+    buffered = {name: each for name, each in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with subprocess.Popen(
         [sys.executable, "-c", script],
+        env=buffered,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=Path(training_cost.__file__).parent,
     ) as command:
         assert command.stdout.readline().strip() == b"x" * 99
         command.stdout.close()
+        command.stdin.close()
         assert command.stderr.read() == b""
         assert command.wait() == 1
 

@@ -1,5 +1,7 @@
 """Turns without an engine: whoever begins one runs it."""
 
+import threading
+
 import pytest
 import torch
 from simulated import ladder
@@ -177,3 +179,50 @@ def test_the_worker_is_told_only_of_work_and_of_the_end():
     bed.turns.closed.set()
     run(bed.begin())
     assert told == [1, 0]
+
+
+def test_requests_without_a_choice_are_told_when_the_lock_is_free():
+    """What is added to a future may wait for another thread that asks the engine."""
+    bed, free = Bed(), []
+
+    def fails(reading):
+        raise ZeroDivisionError("no choice")
+
+    def look():
+        free.append(bed.turns.lock.acquire(timeout=0.1))
+        if free[-1]:
+            bed.turns.lock.release()
+
+    def ask(_):
+        other = threading.Thread(target=look)
+        other.start()
+        other.join()
+
+    bed.desk._steer = fails
+    replies = bed.put(1.0, 2.0)
+    for reply in replies:
+        reply.add_done_callback(ask)
+    with bed.turns.lock:
+        turn = bed.begin()
+    run(turn)
+    for reply in replies:
+        assert "the engine's objective fails" in str(reply.exception(0))
+    assert free == [True, True]
+    assert bed.turns.is_free
+    assert bed.desk.counts.failed == 2
+
+
+def test_a_thread_that_dies_while_it_tells_what_expired_leaves_no_request_without():
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    bed = Bed()
+    late, later = bed.put(1.0, 2.0, deadline=-1.0)
+    in_time = bed.put(3.0)[0]
+    late.add_done_callback(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(bed.begin())
+    for reply in (late, later):
+        assert isinstance(reply.exception(0), ExpiredError)
+    assert isinstance(in_time.exception(0), EngineError)
+    assert bed.turns.is_free

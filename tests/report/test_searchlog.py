@@ -11,7 +11,7 @@ from nestling.errors import FileError
 from nestling.report import read_search, search_path
 from nestling.report.search_path import front_of, shares_left
 from nestling.report.searchlog import Seen
-from nestling.search import conduct, progressive, uniform
+from nestling.search import conduct, greedy, progressive, uniform
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +33,11 @@ class Tune:
 
 
 @pytest.fixture(scope="module")
-def searched(net, tmp_path_factory):
+def searched(net, tmp_path_factory, request):
     log = tmp_path_factory.mktemp("search") / "search.jsonl"
     search = progressive(net.space, groups=4, threshold=0.7, reselect=False, look=1)
+    if getattr(request, "param", "") == "greedy":
+        search = greedy(net.space, groups=4, threshold=0.7, look=1)
     return log, conduct(search, net, score=score, tune=Tune(), log=log)
 
 
@@ -69,8 +71,37 @@ def test_the_chain_is_what_the_search_returned(net, searched):
     assert len(told.tuned) == kinds.count("tune") > 2
 
 
+def bowl(spec):
+    """The axis that loses the least changes from step to step."""
+    return sum(0.3 * (1 - (1 - count / 8) ** 2) for count in spec.values())
+
+
+@pytest.mark.parametrize("stop", [0, 7, 10, 13, 99])
+@pytest.mark.parametrize("even_below", [None, 0.8])
+def test_the_chain_of_a_search_that_picks_more_than_once_a_step_or_never(
+    net, tmp_path, even_below, stop
+):
+    def make():
+        return greedy(net.space, groups=4, look=1, slack=1e-9, even_below=even_below)
+
+    log = tmp_path / "greedy.jsonl"
+    found = conduct(make(), net, score=bowl, log=log)
+    whole = log.read_bytes()
+    kinds = [json.loads(line).get("kind") for line in whole.splitlines()]
+    assert kinds.count("step") == len(found) != kinds.count("pick") + 1
+    log.write_bytes(b"".join(whole.splitlines(keepends=True)[: 1 + stop]))
+    assert conduct(make(), net, score=bowl, log=log, resume=True) == found
+    again = [json.loads(line) for line in log.read_bytes().splitlines()]
+    assert [row.get("kind") for row in again] == kinds
+    told = read_search(log, net.space)
+    assert told.steps
+    assert [(each.spec, each.accuracy) for each in told.chain] == list(found)
+
+
+@pytest.mark.parametrize("searched", ["progressive", "greedy"], indirect=True)
 def test_a_tuning_belongs_to_the_step_before_it(net, searched):
     told = read_search(searched[0], net.space)
+    assert told.tuned
     for each in told.tuned:
         assert each.before == told.chain[each.step].accuracy < 0.7
         assert each.macs == told.chain[each.step].macs

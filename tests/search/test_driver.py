@@ -187,7 +187,7 @@ def test_the_log_of_another_search_is_refused(deep, tiny, scores, tmp_path):
 
     with pytest.raises(FileError, match=r"search='progressive' \(now 'greedy'\)"):
         again(greedy(deep.space))
-    with pytest.raises(FileError, match="options"):
+    with pytest.raises(FileError, match=r"one with options={'groups': 8} \(now {'groups': 4}\);"):
         again(progressive(deep.space, groups=4))
     with pytest.raises(FileError, match="seed=0"):
         again(progressive(deep.space), seed=1)
@@ -200,6 +200,22 @@ def test_the_log_of_another_search_is_refused(deep, tiny, scores, tmp_path):
         again(progressive(deep.space))
     with torch.no_grad():
         next(deep.parameters()).copy_(next(iter(kept.values())))
+
+
+def test_the_log_of_a_version_that_lacks_an_option_is_refused(deep, scores, tmp_path):
+    """Its steps may be other ones, even where the option changes nothing."""
+    log, targets = tmp_path / "log.jsonl", tuple(1 - k / 40 for k in range(30))
+    conduct(greedy(deep.space, targets=targets), deep, score=scores["noisy"](deep.space), log=log)
+    text = log.read_text()
+    log.write_text(text.replace(',"even_below":null', "", 1))
+    assert log.read_text() != text
+    with pytest.raises(FileError, match=r"one with options={} \(now {'even_below': None}\);"):
+        conduct(
+            *(greedy(deep.space, targets=targets), deep),
+            score=scores["noisy"](deep.space),
+            log=log,
+            resume=True,
+        )
 
 
 def test_a_search_that_asks_for_other_things_than_its_log_is_refused(tiny, tmp_path):

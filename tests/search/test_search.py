@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from nestling import BudgetError, ModelError, Spec, SpecError, search
 from nestling.search import Found, conduct, evolution, front, greedy, path, progressive, reselected
+from nestling.search.request import Progress
 from nestling.search.steps import narrowed, stairs
 from nestling.testing import check_search
 
@@ -308,10 +309,7 @@ def test_where_the_net_hardly_works_widths_shrink_alike(three):
     make = greedy(three.space, groups=None, floor=0.25, even_below=0.7)
     chain = [spec for spec, _ in conduct(make, three, score=score)]
     below = next(place for place, spec in enumerate(chain) if score(spec) < 0.7 * score(chain[0]))
-    assert chain[below] == {
-        "one": 5,
-        "two": 2,
-    }
+    assert chain[below] == {"one": 5, "two": 2}
     chosen = conduct(greedy(three.space, groups=None, floor=0.25), three, score=score)
     assert chain[: below + 1] == [spec for spec, _ in chosen][: below + 1]
     assert [dict(spec) for spec in chain[below + 1 :]] == [
@@ -319,6 +317,44 @@ def test_where_the_net_hardly_works_widths_shrink_alike(three):
         {"one": 3, "two": 2},
         {"one": 2, "two": 2},
     ]
+
+
+@pytest.mark.parametrize("floor", [0.25, {"one": 0.01, "two": 0.5}])
+@pytest.mark.parametrize("groups", [None, 8, 1])
+def test_shrinking_alike_ends_at_the_floors(three, groups, floor):
+    steps = stairs(three.space, groups, floor)
+    floors = {name: counts[-1] for name, counts in steps.items()}
+    assert narrowed(three.space, three.space.full, steps, groups)[-1] == floors
+
+
+def noted(inner, told):
+    """Return a search, and note what it tells of its progress."""
+    try:
+        request = next(inner)
+        while True:
+            if isinstance(request, Progress):
+                told.append((request.done, request.total))
+            request = inner.send((yield request))
+    except StopIteration as end:
+        return end.value
+
+
+def test_progress_is_never_more_than_there_is(three):
+    make, told = greedy(three.space, groups=2, floor=0.125, even_below=1.0), []
+    chain = conduct(noted(make, told), three, score=lambda spec: 0.1 * spec["one"])
+    assert len(chain) - 1 > told[-1][1]  # steps that shrink alike are smaller
+    assert told == sorted(told)
+    assert all(done < total for done, total in told[:-1])
+    assert (told[0][0], told[-1][0]) == (0, told[-1][1])
+
+
+def test_looking_at_few_takes_the_least_loss_where_nothing_saves(deep, scores):
+    score = scores["separable"](deep.space, 0)
+    chains = [
+        conduct(greedy(deep.space, groups=4, look=look), deep, score=score, cost=lambda spec: 1.0)
+        for look in (1, 3, None)
+    ]
+    assert chains[0] == chains[1] == chains[2]
 
 
 def test_a_score_that_is_not_above_zero_has_no_share(three):
@@ -429,7 +465,8 @@ def test_looking_at_few_is_the_same_where_every_loss_grows(deep, scores):
     [
         ({"look": 0}, "look= is a whole number of axes"),
         ({"look": 0.5}, "look="),
-        ({"even_below": 0}, "even_below= lists shares above 0"),
+        ({"even_below": 0}, "even_below= is a share of the full net's accuracy above 0 .* it is 0"),
+        ({"even_below": True}, "even_below= is a share"),
         ({"budgets": 5}, "budgets= lists costs"),
         ({"budgets": (0,)}, "budgets= lists finite costs above 0 .* one is 0; leave out"),
         ({"budgets": ("1e6",)}, "budgets= lists finite costs"),
