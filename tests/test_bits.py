@@ -120,6 +120,16 @@ def test_axes_say_which_layers_and_how_many_bits():
     assert signs == {"conv1": True, "conv2": False, "head": False}
 
 
+def test_the_clip_of_inputs_begins_as_fits_the_most_bits():
+    clips = []
+    for inputs in ((2, 4, 8), 8, 2):
+        net = nestling.Supernet(seeded(ConvNet), images(), bits=Bits((2, 8), inputs=inputs))
+        named = dict(net.named_parameters())
+        clips.append(next(p for name, p in named.items() if name.endswith("conv2.input_clip")))
+    assert torch.equal(clips[0], clips[1])
+    assert clips[0] > clips[2]
+
+
 def test_a_coded_layer_is_an_ordinary_one_to_look_at():
     subnet = net_of(WHOLE).subnet({"conv2.bits": 2, "conv2.input_bits": 4})
     assert isinstance(subnet.conv2, nn.Conv2d)
