@@ -247,9 +247,8 @@ def _seen(
 
 def _noter(found: dict[str, _Seen], path: str, wish: Bits) -> Callable[..., None]:
     several = wish.inputs if isinstance(wish.inputs, tuple) else (wish.inputs or MOST,)
-    bits = max(
-        several
-    )  # inputs are less even than a bell curve: too narrow a clip costs all counts
+    # Inputs have longer tails than a bell curve: too narrow a clip costs all numbers of bits.
+    bits = max(several)
 
     def note(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         values = args[0] if args else next(iter(kwargs.values()))

@@ -72,7 +72,7 @@ class Protocol:
     """What all methods share.
 
     Attributes:
-        name: "short" or "full".
+        name: "short", "full" or "pretrained".
         data: name of the data set.
         net: one of `NETS`.
         epochs: of a training; equal for every method but those at equal compute.
@@ -192,16 +192,15 @@ def with_weights(of: Protocol, folder: Path | None) -> Protocol:
     if of.weights is None:
         return of
     found = replace(of, weights=str((folder or Path()) / of.weights))
-    check_weights(found, of.net)
+    check_weights(found)
     return found
 
 
-def check_weights(of: Protocol, asked: str) -> None:
+def check_weights(of: Protocol) -> None:
     """Check that a protocol's weights are there, and are those that it names.
 
     Args:
         of: the protocol, with the path of its weights.
-        asked: the net that was asked for.
 
     Raises:
         ModelError: they are of another net.
@@ -210,9 +209,9 @@ def check_weights(of: Protocol, asked: str) -> None:
     if of.weights is None:
         return
     path = Path(of.weights)
-    if NETS[asked].builder != NETS[PRETRAINED.net].builder:
+    if NETS[of.net].builder != NETS[PRETRAINED.net].builder:
         raise ModelError(
-            f"the weights of --protocol {of.name} are those of {PRETRAINED.net}, not of {asked}; "
+            f"the weights of --protocol {of.name} are those of {PRETRAINED.net}, not of {of.net}; "
             "give another protocol, or another net"
         )
     if not path.is_file():

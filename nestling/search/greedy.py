@@ -131,15 +131,13 @@ def greedy(
             spec = even.pop()
             (now,) = yield Cost((spec,))
             accuracy = yield Score(spec)
-            chain.append(Found(spec, accuracy))
-            costs.append(now)
-            continue
-        prices: tuple[float, ...] = yield Cost(tuple(candidates.values()))
-        price = dict(zip(candidates, prices, strict=True))
-        savings = {name: max(now - price[name], 0.0) for name in _worth_trying(price, now)}
-        present = len(chain), accuracy
-        name, accuracy = yield from _best(candidates, savings, present, known, slack, look)
-        spec, now = candidates[name], price[name]
+        else:
+            prices: tuple[float, ...] = yield Cost(tuple(candidates.values()))
+            price = dict(zip(candidates, prices, strict=True))
+            savings = {name: max(now - price[name], 0.0) for name in _worth_trying(price, now)}
+            present = len(chain), accuracy
+            name, accuracy = yield from _best(candidates, savings, present, known, slack, look)
+            spec, now = candidates[name], price[name]
         chain.append(Found(spec, accuracy))
         costs.append(now)
     yield Progress(total, total, spec)

@@ -105,13 +105,15 @@ def test_optimisers_decay_what_the_default_one_decays():
 def test_other_weights_than_the_protocols_are_refused(tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"some")
-    of = replace(TINY, weights=str(path), digest=hashlib.sha256(b"some").hexdigest())
-    check_weights(of, "resnet20")
-    check_weights(TINY, "mlp")
+    of = replace(
+        TINY, net="resnet20", weights=str(path), digest=hashlib.sha256(b"some").hexdigest()
+    )
+    check_weights(of)
+    check_weights(replace(TINY, net="mlp"))
     with pytest.raises(ModelError, match=r"those of resnet20, not of mlp"):
-        check_weights(of, "mlp")
+        check_weights(replace(of, net="mlp"))
     with pytest.raises(FileError, match=r"another file .* its SHA-256"):
-        check_weights(replace(of, digest="0" * 64), "resnet20")
+        check_weights(replace(of, digest="0" * 64))
     path.unlink()
     with pytest.raises(FileError, match="--weights"):
-        check_weights(of, "resnet20")
+        check_weights(of)
