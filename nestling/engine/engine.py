@@ -37,6 +37,7 @@ from nestling.runtime import LoadedModel, load
 QUEUE = 1024  # requests that may wait
 BUDGETS = 1000  # different budgets of requests that are remembered
 WATCH = 0.5  # seconds between two looks at the worker
+READY = 2.0  # seconds at most in which further numbers of examples are run before the first request
 
 
 class Engine:
@@ -388,12 +389,21 @@ class Engine:
         return self._filling.run(self.model, entry, args, kwargs)
 
     def _tried(self, device: torch.device) -> dict[str, str]:
-        """Run every entry on made-up inputs, which also makes it ready; return those that fail."""
-        failed = {}
-        for batch in dict.fromkeys((1, self.forecast.largest)):
+        """Run every entry on made-up inputs, which also makes it ready; return those that fail.
+
+        A library may first make code for just that number of examples, so that the first call takes
+        several times as long as later ones; under load that makes requests late. So entries run with
+        every number that a batch may have, few first, until `READY` seconds are over.
+        """
+        failed: dict[str, str] = {}
+        largest = self.forecast.largest
+        end = time.monotonic() + READY
+        for batch in dict.fromkeys((1, largest, *range(2, largest))):
             args, kwargs = self.model.menu.net.signature.example(batch, device)
             for name in self.forecast.names:
-                if name in failed:
+                needed = batch in (1, largest)
+                bound = self._filling.size(name, batch) != batch
+                if name in failed or (not needed and (bound or time.monotonic() > end)):
                     continue
                 try:
                     self._collation.apart(self._run(name, args, kwargs), batch)

@@ -414,6 +414,20 @@ def test_an_entry_that_fails_is_left_out(model):
         nestling.Engine(model, "fixed", run=never)
 
 
+def test_entries_run_with_every_number_of_examples_before_the_first_request(model, gate):
+    with nestling.Engine(model, "fixed", run=gate) as engine:
+        sizes = range(1, engine.forecast.largest + 1)
+        assert sorted(gate.ran) == sorted(
+            (n, size) for n in engine.forecast.names for size in sizes
+        )
+
+
+def test_making_entries_ready_ends_in_time(model, gate, monkeypatch):
+    monkeypatch.setattr("nestling.engine.engine.READY", -1.0)
+    with nestling.Engine(model, "fixed", run=gate) as engine:
+        assert {size for _, size in gate.ran} == {1, engine.forecast.largest}
+
+
 def test_what_is_not_known_here_can_be_measured(monkeypatch):
     monkeypatch.setattr(figures, "SECONDS", 0.02)
     net = nestling.Supernet(nestling.models.mlp(6, (16,), norm=False), torch.randn(1, 6))
