@@ -392,7 +392,7 @@ class Engine:
         """Run every entry on made-up inputs, which also makes it ready; return those that fail.
 
         A library may first make code for just that number of examples, so that the first call takes
-        several times as long as later ones; under load that makes requests late. So entries run with
+        twice as long as later ones; under load that makes requests late. So entries run with
         every number that a batch may have, few first, until `READY` seconds are over.
         """
         failed: dict[str, str] = {}
