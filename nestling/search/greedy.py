@@ -111,7 +111,8 @@ def greedy(
     check_tuning(threshold, epochs)
     check_even_below(even_below)
     steps = _steps(space, groups, floor, kinds)
-    total, spec = number_of(steps), space.full
+    spec = space.full
+    total = number_of(steps, spec)
     accuracy: float = yield Score(spec)
     whole, least = yield Cost((spec, Spec(space, {n: counts[-1] for n, counts in steps.items()})))
     limits = _limits(targets, budgets, whole, least, reachable)
@@ -199,7 +200,7 @@ def _steps(
     chosen = {axis.name for axis in axes_of_kinds(space, kinds)}
     steps = stairs(space, groups, floor)
     found = {name: counts if name in chosen else counts[:1] for name, counts in steps.items()}
-    if not number_of(found):
+    if not number_of(found, space.full):
         names = ", ".join(repr(name) for name in list(chosen)[:4])
         raise SpecError(
             f"a search takes units away, but {names}{' ...' if len(chosen) > 4 else ''} have no "

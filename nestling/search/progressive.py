@@ -71,7 +71,8 @@ def progressive(
     """
     _check(threshold, epochs, look)
     steps = stairs(space, groups, floor)
-    total, spec = number_of(steps), space.full
+    spec = space.full
+    total = number_of(steps, spec)
     accuracy: float = yield Score(spec)
     found, losses = [Found(spec, accuracy)], dict[str, float]()
     while candidates := lowered(space, spec, steps):

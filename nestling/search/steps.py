@@ -84,10 +84,8 @@ def narrowed(
     return list(found)
 
 
-def number_of(steps: Mapping[str, tuple[int, ...]], spec: Spec | None = None) -> int:
-    """Return how many steps there are from a spec, or the full net, to all floors."""
-    if spec is None:
-        return sum(len(counts) - 1 for counts in steps.values())
+def number_of(steps: Mapping[str, tuple[int, ...]], spec: Spec) -> int:
+    """Return how many steps there are from a spec to all floors."""
     return sum(count < spec[name] for name, counts in steps.items() for count in counts)
 
 
