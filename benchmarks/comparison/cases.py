@@ -268,6 +268,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "the paper's search": {"search": PAPERS},
         "evolutionary search": {"search": "evolution"},
         "chosen all the way": {"search_options": {"even_below": None}},
+        "even below 0.5": {"search_options": {"even_below": 0.5}},
         "even below 0.7": {"search_options": {"even_below": 0.7}},
         "all axes looked at": {"search_options": {"look": None}},
     },
