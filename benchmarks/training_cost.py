@@ -32,7 +32,7 @@ from comparison.cases import parse_part
 from comparison.commands import UNFINISHED, add_protocol, command, ended, replaced
 from comparison.trial import stopping_after
 from execution import figures, measured, tables, trial
-from execution.protocols import PROTOCOLS, Job, Material, Protocol, jobs, protocol
+from execution.protocols import COST, PROTOCOLS, Job, Material, Protocol, jobs, protocol
 
 from nestling.errors import NestlingError
 from nestling.files import write_atomically
@@ -107,7 +107,7 @@ def train(of: Protocol, wanted: Sequence[Job], options: argparse.Namespace) -> i
 def _result(
     of: Protocol, job: Job, material: Material, options: argparse.Namespace
 ) -> dict[str, Any]:
-    if job.way == "cost":
+    if job.way == COST:
         return measured.measure(of, job.net, material, _words(of, options))
     work = options.work / of.name
     work.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,9 @@ from nestling.units import loose_axes
 
 EXECUTED = ("executed", "random")  # the ways that execute a part
 WAYS = ("dense", "executed", "random", "alone", "slimming")
+COST = (
+    "cost"  # instead of a way: the speed and the memory of steps of a net, however many there are
+)
 LEAST = 32  # pixels a side that all nets here take; smaller pictures are padded with black
 SPLIT = 0  # seed of the held-out part: the same for every net, way and seed
 
@@ -86,12 +89,11 @@ class Protocol:
         """Return what results of a job's kind must share to be compared, as JSON has it."""
         of = self.nets[job.net]
         course = self.course if job.way in EXECUTED else {}
-        return {
+        found = {
             "data": self.data,
             "keep": of.keep,
             "arguments": dict(of.arguments),
             "step": of.step,
-            "epochs": self.epochs,
             "lr": self.lr,
             "decay": self.decay,
             "batch": self.batch,
@@ -99,6 +101,7 @@ class Protocol:
             "held_out": self.held_out,
             "options": {**self.options, **course},
         }
+        return found if job.way == COST else {**found, "epochs": self.epochs}
 
 
 THIRD = 0.34  # about a ninth of the parameters is left
@@ -151,8 +154,8 @@ class Job:
 
     Attributes:
         net: name of the net in the protocol.
-        way: one of `WAYS`, or "cost".
-        seed: of the training; 0 for "cost".
+        way: one of `WAYS`, or `COST`.
+        seed: of the training; 0 for `COST`.
     """
 
     net: str
@@ -162,12 +165,12 @@ class Job:
     @property
     def name(self) -> str:
         """The name of its result."""
-        return f"{self.net}-{self.way}" + ("" if self.way == "cost" else f"-{self.seed}")
+        return f"{self.net}-{self.way}" + ("" if self.way == COST else f"-{self.seed}")
 
 
 def jobs(of: Protocol) -> list[Job]:
     """Return all jobs of a protocol: measuring first, then seed by seed."""
-    cost = [Job(net, "cost") for net in of.nets]
+    cost = [Job(net, COST) for net in of.nets]
     return [*cost, *(Job(net, way, seed) for seed in of.seeds for net in of.nets for way in WAYS)]
 
 
