@@ -88,7 +88,11 @@ def parser() -> argparse.ArgumentParser:
     add_cases(made)
     made.add_argument("--net", default="resnet20", help=f"one of {', '.join(NETS)}")
     made.add_argument("--latency-batch", type=int, help="instead of the protocol's")
-    made.add_argument("--eager", action="store_true", help="do not compile training steps")
+    made.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="training steps or not, instead of the protocol's way",
+    )
     made.add_argument("--part", default="1/1", metavar="I/N", help="the I-th of N parts")
     made.add_argument("--latency", action="store_true", help="measure the kept subnets")
     made.add_argument("--step-cost", action="store_true", help="measure a joint step")
@@ -99,8 +103,8 @@ def parser() -> argparse.ArgumentParser:
 def settings(options: argparse.Namespace) -> Protocol:
     """Return the protocol that the options ask for."""
     changes = replaced(options, "pictures", "held_out", "threads", "lr", "latency_batch")
-    if options.eager:
-        changes["compiled"] = False
+    if options.compile is not None:
+        changes["compiled"] = options.compile
     found = protocol(options.protocol, options.net, **changes)
     return found if options.list else with_weights(found, options.weights)
 

@@ -342,5 +342,5 @@ def compiling(of: Protocol) -> dict[str, bool]:
     if not of.compiled:
         return {}
     if "compile" not in inspect.signature(Run).parameters:
-        raise ModelError("this version of Nestling compiles no training steps; give --eager")
+        raise ModelError("this version of Nestling compiles no training steps; give --no-compile")
     return {"compile": True}

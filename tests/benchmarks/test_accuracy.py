@@ -349,7 +349,7 @@ def test_a_folder_of_pictures_goes_through_the_same_command(accuracy, tmp_path, 
                 color = tuple(draw.randrange(256) for _ in range(3))
                 image.new("RGB", (70, 64), color).save(place / f"{number}.JPEG")
     words = ["--protocol", "full", "--net", "small", "--data", name]
-    words += ["--data-dir", str(tmp_path / "data"), "--device", "cpu", "--eager"]
+    words += ["--data-dir", str(tmp_path / "data"), "--device", "cpu", "--no-compile"]
     words += ["--epochs", "1", "--batch", "4", "--held-out", "2", "--seeds", "0"]
     words += ["--work", str(tmp_path / "work"), "--results", str(tmp_path / "kept")]
     assert accuracy.main([*words, "--only", PLAIN, "alone progressive 50"]) == UNFINISHED
