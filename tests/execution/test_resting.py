@@ -27,10 +27,15 @@ def residual(small):
     return nestling.Supernet(model, torch.randn(2, 1, 8, 8), step=2)
 
 
+def few_bits(small):
+    bits = nestling.Bits((2, 4), inputs=(2, 8))
+    return nestling.Supernet(small.seeded(small.Dense), small.pictures(4)[0], bits=bits)
+
+
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-@pytest.mark.parametrize("make", [dense, residual])
+@pytest.mark.parametrize("make", [dense, residual, few_bits])
 def test_what_a_subnet_lacks_keeps_weight_and_state(small, make, kind):
-    """Concatenations (gathered weights) and depth; against entries marked by their gradient."""
+    """Concatenations (gathered weights), depth, and bits; against marks made by the cuts."""
     net = make(small)
     optimizer = OPTIMIZERS[kind](net.parameters())
     optimizer.zero_grad(set_to_none=False)
@@ -53,6 +58,7 @@ def test_what_a_subnet_lacks_keeps_weight_and_state(small, make, kind):
             moved += int((parameter != before[name]).sum())
             for key, state in after.get(number, {}).items():
                 if torch.is_tensor(state) and state.shape == parameter.shape:
+                    rested += int(gone.sum())
                     old = states.get(number, {}).get(key)
                     old = torch.zeros_like(state) if old is None else old
                     assert torch.equal(state[gone], old[gone]), (name, key)
