@@ -79,6 +79,28 @@ def _absent(net, subnet):
     return marks
 
 
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_scales_and_clips_rest_where_their_bits_are_not_drawn(small, kind):
+    """The full net among them: it has all weights, but no scale and no clip."""
+    net = few_bits(small)
+    optimizer = OPTIMIZERS[kind](net.parameters())
+    few = [{"*.bits": 2, "*.input_bits": 2}, {"*.bits": 4, "*.input_bits": 8}]
+    x, y = small.pictures(16)
+    for counts in (*few, {}, few[0]):
+        subnet = net.subnet(counts).train()
+        steps = Resting(net, lambda net, subnet=subnet: iter([(subnet, F.cross_entropy)]))
+        before = {name: p.detach().clone() for name, p in net.named_parameters()}
+        for module, loss in steps.objective(net):
+            loss(module(x), y).backward()
+        steps.step(optimizer)
+        optimizer.zero_grad(set_to_none=False)
+        moved = {n for n, p in net.named_parameters() if not torch.equal(p, before[n])}
+        assert moved == {name for name, _ in subnet.named_parameters()}
+        kinds = {name.rpartition(".")[2] for name in moved}
+        clip = f"input_clip_{counts['*.input_bits']}" if counts else ""
+        assert {kind for kind in kinds if "clip" in kind} == {clip} - {""}
+
+
 def test_what_is_kept_steps_as_an_optimiser_of_the_slices(small):
     """Two steps of different prefixes of a linear net, against SGD written out by hand."""
     net = small.supernet(small.seeded(small.Mlp), torch.randn(2, 6))
