@@ -93,7 +93,7 @@ def _checked(name: str, given: Any) -> tuple[int, ...]:
 
 @dataclass
 class _Seen:
-    """What runs show of the inputs of a layer: the least of them, and how large they are."""
+    """What runs show of the inputs of a layer: the least of them, or 0, and how large they are."""
 
     least: float
     magnitudes: Magnitudes

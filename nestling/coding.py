@@ -21,7 +21,7 @@ from nestling.extent import Counts
 from nestling.quantize import FULL, MOST
 from nestling.weights import parameter_like
 
-SCALE = "weight_scale"  # what a coded layer has besides its own; and a clip for each `clip_of`
+SCALE = "weight_scale"  # a parameter that a coded layer has besides its own; so are `clip_of`
 WEIGHT, INPUT = "bits", "input_bits"  # how axes of bits end, after the path of their layer
 SATURATED = 0.99  # share of a layer's weights beyond their scale that no training explains
 
@@ -377,11 +377,10 @@ def _has_its_clips(coding: Coding, axes: Mapping[str, Sequence[int]]) -> bool:
 
     Axes that were tied allow what all of them did: then there are clips that no spec needs.
     """
-    inputs, clips = coding.inputs, coding.clips
-    if isinstance(inputs, str):
-        few = [bits for bits in axes.get(inputs, ()) if bits < FULL]
-        ascending = all(type(bits) is int for bits in clips) and list(clips) == sorted({*clips})
-        return bool(few) and ascending and {*few} <= {*clips} <= {*range(1, MOST + 1)}
-    if isinstance(inputs, bool) or inputs not in (*range(1, MOST + 1), FULL):
+    inputs, clips, known = coding.inputs, coding.clips, range(1, MOST + 1)
+    if any(type(bits) is not int or bits not in known for bits in clips):
         return False
-    return clips == (() if inputs == FULL else (inputs,))
+    if isinstance(inputs, str):
+        ascending = list(clips) == sorted({*clips})
+        return inputs in axes and ascending and {*axes[inputs]} - {FULL} <= {*clips}
+    return type(inputs) is int and clips == (() if inputs == FULL else (inputs,))

@@ -24,12 +24,14 @@ class Magnitudes:
 
     Example:
         >>> seen = Magnitudes()
-        >>> seen.add(torch.randn(1000))
-        >>> round(seen.best_clip(2, signed=True), 1)
+        >>> seen.add(torch.tensor([-1.0, 0.5, 3.0]))
+        >>> seen.best_clip(8, signed=True)
+        3.0
     """
 
     def __init__(self) -> None:
-        self.counts = torch.zeros((HIGHEST - LOWEST) * PER_OCTAVE, dtype=torch.int64)
+        bins = (HIGHEST - LOWEST) * PER_OCTAVE
+        self.counts = torch.zeros(bins, dtype=torch.int64, device="cpu")
         self.most = 0.0
 
     def add(self, values: Tensor) -> None:
@@ -48,8 +50,8 @@ class Magnitudes:
         The error is the mean of the absolute differences to the power of 3. Measured on ResNet-20
         with trained weights and no further training, accuracy on held-out pictures in 4, 3 and 2
         bits: with clips for numbers from a bell curve (`quantize.usual_scale`) 88.5, 82.6 and
-        60.9 %, for inputs have far longer tails; with the least squares, the usual choice, 97.6,
-        92.6 and 70.7 %; with cubes 98.0, 94.4 and 72.0 %. That is for inputs of noise, whose tails
+        60.9 %, for inputs have far longer tails; with the least squares, the usual choice, 98.1,
+        92.7 and 71.3 %; with cubes 98.3, 94.3 and 73.2 %. That is for inputs of noise, whose tails
         are shorter than those of pictures. With pictures squares and cubes are equally good.
 
         Args:
@@ -69,7 +71,8 @@ class Magnitudes:
         shares = self.counts[taken] / self.counts.sum().double()
         least = float((shares * sizes.square()).sum().sqrt()) / BELOW
         number = 1 + max(0, math.floor(TRIED * math.log2(self.most / least)))
-        clips = self.most * torch.exp2(-torch.arange(number, dtype=torch.float64) / TRIED)
+        places = torch.arange(number, dtype=torch.float64, device="cpu")
+        clips = self.most * torch.exp2(-places / TRIED)
         steps = quantize.even_steps(bits, signed).steps
         units = (sizes * steps / clips[:, None]).round().clamp(max=steps)
         errors = (units * clips[:, None] / steps - sizes).abs().pow(POWER) @ shares

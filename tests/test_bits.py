@@ -467,6 +467,9 @@ AXES = {"a.bits": (2, 4, FULL), "a.input_bits": (4, 8, FULL)}
         (8, [4, 8], False),
         (True, [1], False),
         (FULL, [], True),
+        (8, [8.0], False),
+        (9, [9], False),
+        (0, [0], False),
         (FULL, [8], False),
     ],
 )
@@ -599,6 +602,10 @@ def test_no_bits_at_all_are_refused():
 def test_a_layer_that_cannot_be_quantised_is_named_with_the_reason():
     with pytest.raises(ModelError, match="'norm1' cannot be quantised: a BatchNorm2d is neither"):
         supernet(bits=Bits(layers=("conv*", "norm1")))
+    model = ConvNet()
+    model.conv2.input_clip_3 = 1.0
+    with pytest.raises(ModelError, match="has a 'input_clip_3' of its own"):
+        supernet(model, bits=Bits(layers="conv2"))
     with pytest.raises(SpecError, match=r"layers= of Bits names 'conv3'.*did you mean 'conv"):
         supernet(bits=Bits(layers="conv3"))
 

@@ -61,6 +61,17 @@ def test_numbers_that_tell_nothing():
     assert seen.best_clip(2, signed=True) <= 3.0
 
 
+def test_whatever_device_is_the_default():
+    values = numbers("bell", signed=True)
+    clips = []
+    for device in ("cpu", "meta"):
+        with torch.device(device):
+            seen = Magnitudes()
+            seen.add(values)
+            clips.append(seen.best_clip(4, signed=True))
+    assert clips[0] == clips[1]
+
+
 @pytest.mark.parametrize("size", [1e-30, 1e-10, 1e30])
 def test_sizes_far_from_one(size):
     seen = Magnitudes()
