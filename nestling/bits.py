@@ -12,12 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nestling import quantize
 from nestling.axes.preparation import double
 from nestling.axes.structure import tensors_in
 from nestling.axes.tracer import run
 from nestling.coding import (
-    CLIP,
     INPUT,
     SCALE,
     WEIGHT,
@@ -28,6 +26,7 @@ from nestling.coding import (
     unfit,
 )
 from nestling.errors import ModelError, SpecError, brief, did_you_mean
+from nestling.magnitudes import Magnitudes
 from nestling.quantize import FULL, MOST
 from nestling.spec import Axis, Layout, Space
 from nestling.weights import duplicate, substituted, tensors_of
@@ -94,10 +93,10 @@ def _checked(name: str, given: Any) -> tuple[int, ...]:
 
 @dataclass
 class _Seen:
-    """What a run shows of the inputs of a layer."""
+    """What runs show of the inputs of a layer: the least of them, or 0, and how large they are."""
 
     least: float
-    clip: Tensor
+    magnitudes: Magnitudes
 
 
 def coded(
@@ -135,10 +134,7 @@ def coded(
     attach(model, codings)
     space = _with_axes(space, codings, counts, wish)
     measure_scales(model, space)
-    for coding in codings:
-        if coding.inputs != FULL:
-            with torch.no_grad():
-                model.get_parameter(coding.parameter(CLIP)).copy_(seen[coding.module].clip)
+    _set_clips(model, codings, seen)
     return _proven(model, replace(space, notes=(*space.notes, *notes)), args, kwargs)
 
 
@@ -151,6 +147,15 @@ def measure_scales(model: nn.Module, space: Space) -> None:
     fewer = {axis.name: [n for n in axis.counts if n < FULL] for axis in space.axes.values()}
     means = {name: sum(counts) / len(counts) for name, counts in fewer.items() if counts}
     measure(model, space.codings, means)
+
+
+@torch.no_grad()
+def _set_clips(model: nn.Module, codings: Sequence[Coding], seen: Mapping[str, _Seen]) -> None:
+    """Set each clip to what rounds the inputs that were seen best, to its own number of bits."""
+    for coding in codings:
+        for bits in coding.clips:
+            clip = seen[coding.module].magnitudes.best_clip(bits, signed=coding.signed)
+            model.get_parameter(coding.clip(bits)).fill_(clip)
 
 
 # -- which layers ---------------------------------------------------------------------------------
@@ -227,7 +232,7 @@ def _seen(
     for training, found in zip((False, True), shown, strict=True):
         trial = duplicate(model).train(training)
         for path in layers:
-            note = _noter(found, path, wish)
+            note = _noter(found, path, clipped=wish.inputs is not None)
             trial.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True)
         try:
             run(trial, args, kwargs, None)
@@ -239,26 +244,21 @@ def _seen(
                 ) from error
             found.clear()
     still, moving = shown
-    return {
-        path: _Seen(min(seen.least, moving.get(path, seen).least), moving.get(path, seen).clip)
-        for path, seen in still.items()
-    }
+    for path, seen in still.items():
+        if path in moving:
+            seen.least = min(seen.least, moving[path].least)
+            seen.magnitudes = moving[path].magnitudes
+    return still
 
 
-def _noter(found: dict[str, _Seen], path: str, wish: Bits) -> Callable[..., None]:
-    several = wish.inputs if isinstance(wish.inputs, tuple) else (wish.inputs or MOST,)
-    # Inputs have longer tails than a bell curve: too narrow a clip costs all numbers of bits.
-    bits = max(several)
-
+def _noter(found: dict[str, _Seen], path: str, *, clipped: bool) -> Callable[..., None]:
     def note(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         values = args[0] if args else next(iter(kwargs.values()))
-        least = float(values.min()) if values.numel() else 0.0
-        clip = quantize.usual_scale(values.detach(), bits, signed=least < 0, dim=None)
-        if path not in found:
-            found[path] = _Seen(least, clip)
-        elif least < found[path].least or clip > found[path].clip:  # it runs more than once
-            before = found[path]
-            found[path] = _Seen(min(least, before.least), torch.maximum(clip, before.clip))
+        seen = found.setdefault(path, _Seen(0.0, Magnitudes()))  # a layer may run more than once
+        if values.numel():
+            seen.least = min(seen.least, float(values.min()))
+        if clipped:
+            seen.magnitudes.add(values)
 
     return note
 
@@ -270,16 +270,17 @@ def _coding(name: str, wish: Bits, seen: _Seen | None) -> Coding:
         SpecError: inputs that may be negative are wanted in a single bit.
     """
     inputs: str | int = FULL
+    clips: tuple[int, ...] = ()
     signed = seen is None or seen.least < 0
     if wish.inputs is not None and seen is not None:
-        several = wish.inputs if isinstance(wish.inputs, tuple) else (wish.inputs,)
-        if signed and min(several) == 1:
+        clips = wish.inputs if isinstance(wish.inputs, tuple) else (wish.inputs,)
+        if signed and min(clips) == 1:
             raise SpecError(
                 f"inputs= of Bits asks for 1 bit, but the inputs of {name!r} may be negative, and "
                 "zero, minus and plus take 2: ask for 2 and more, or leave it out of layers="
             )
         inputs = wish.inputs if isinstance(wish.inputs, int) else _joined(name, INPUT)
-    return Coding(name, _joined(name, WEIGHT), inputs, signed)
+    return Coding(name, _joined(name, WEIGHT), inputs, signed, clips)
 
 
 def _joined(path: str, name: str) -> str:
@@ -301,8 +302,8 @@ def _with_axes(
             axes[name] = Axis(name, FULL, "bits", (*bits, FULL), outer=False)
         weight = layouts[coding.parameter("weight")]
         layouts[coding.parameter(SCALE)] = Layout(weight.extents[:1], True, weight.itemsize)
-        if coding.inputs != FULL:
-            layouts[coding.parameter(CLIP)] = Layout((), True, weight.itemsize)
+        for fewer in coding.clips:
+            layouts[coding.clip(fewer)] = Layout((), True, weight.itemsize)
     return replace(space, axes=axes, layouts=layouts, codings=tuple(codings))
 
 
@@ -381,7 +382,7 @@ def by_hand(
             columns = scale[(...,) + (None,) * (weight.dim() - 1)]
             weights[coding.parameter("weight")] = halved(weight, columns, bits)
         if inputs != FULL:
-            hook = _input_by_hand(tensors[coding.parameter(CLIP)], inputs, coding.signed)
+            hook = _input_by_hand(tensors[coding.clip(inputs)], inputs, coding.signed)
             layer = model.get_submodule(coding.module)
             handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
     try:

@@ -21,8 +21,7 @@ from nestling.extent import Counts
 from nestling.quantize import FULL, MOST
 from nestling.weights import parameter_like
 
-SCALE = "weight_scale"  # the parameters that a coded layer has besides its own
-CLIP = "input_clip"
+SCALE = "weight_scale"  # a parameter that a coded layer has besides its own; so are `clip_of`
 WEIGHT, INPUT = "bits", "input_bits"  # how axes of bits end, after the path of their layer
 SATURATED = 0.99  # share of a layer's weights beyond their scale that no training explains
 
@@ -37,12 +36,15 @@ class Coding:
         inputs: the bits axis of its inputs, or their number of bits where the weight is in fewer
             bits than full; `quantize.FULL` leaves them as they are.
         signed: whether its inputs may be negative.
+        clips: the numbers of bits, ascending, that its inputs may have below full. Each has a clip
+            of its own: what fits 8 bits loses 2 bits most of their levels, and the other way round.
     """
 
     module: str
     axis: str
     inputs: str | int = FULL
     signed: bool = True
+    clips: tuple[int, ...] = ()
 
     def parameter(self, name: str) -> str:
         """Return the full name of a parameter of the layer."""
@@ -51,8 +53,11 @@ class Coding:
     @property
     def extras(self) -> tuple[str, ...]:
         """The full names of the parameters that it has besides the layer's own."""
-        clipped = () if self.inputs == FULL else (self.parameter(CLIP),)
-        return (self.parameter(SCALE), *clipped)
+        return (self.parameter(SCALE), *map(self.clip, self.clips))
+
+    def clip(self, bits: int) -> str:
+        """Return the full name of the clip of inputs in so many bits."""
+        return self.parameter(clip_of(bits))
 
     def weight_bits(self, counts: Counts) -> int:
         """Return how many bits a spec leaves a weight."""
@@ -68,13 +73,23 @@ class Coding:
         """Yield the full names of those of its extras that a spec does not need."""
         if self.weight_bits(counts) == FULL:
             yield self.parameter(SCALE)
-        if self.inputs != FULL and self.input_bits(counts) == FULL:
-            yield self.parameter(CLIP)
+        kept = self.input_bits(counts)
+        yield from (self.clip(bits) for bits in self.clips if bits != kept)
 
     def tied(self, names: Sequence[str]) -> Coding:
         """Return the coding with axes made one, under the first name."""
         axis = names[0] if self.axis in names else self.axis
         return replace(self, axis=axis, inputs=names[0] if self.inputs in names else self.inputs)
+
+
+def clip_of(bits: int) -> str:
+    """Return the name that the clip of inputs in so many bits has in its layer.
+
+    Example:
+        >>> clip_of(4)
+        'input_clip_4'
+    """
+    return f"input_clip_{bits}"
 
 
 def is_of_bits(axis: str) -> bool:
@@ -118,8 +133,8 @@ def attach(model: nn.Module, codings: Sequence[Coding]) -> nn.Module:
         weight = layer._parameters["weight"]
         assert weight is not None
         layer.register_parameter(SCALE, nn.Parameter(weight.new_ones(weight.shape[0])))
-        if coding.inputs != FULL:
-            layer.register_parameter(CLIP, nn.Parameter(weight.new_ones(())))
+        for bits in coding.clips:
+            layer.register_parameter(clip_of(bits), nn.Parameter(weight.new_ones(())))
     return model
 
 
@@ -159,7 +174,8 @@ def unfit(layer: nn.Module) -> str:
         return f"its weight is of {weight.dtype}"
     if not weight.numel():
         return "its weight has no entries"
-    taken = [name for name in (SCALE, CLIP) if hasattr(layer, name)]
+    names = (SCALE, *map(clip_of, range(1, MOST + 1)))
+    taken = [name for name in names if hasattr(layer, name)]
     return f"its class {kind} has a {taken[0]!r} of its own" if taken else ""
 
 
@@ -213,10 +229,11 @@ class InputCoder:
     def __init__(self, bits: int, signed: bool) -> None:
         self.bits = bits
         self.signed = signed
+        self.clip = clip_of(bits)  # the layer's attribute
 
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the inputs of the layer, the first one rounded."""
-        clip = layer.input_clip
+        clip = getattr(layer, self.clip)
         assert isinstance(clip, Tensor)
         if args:
             return (self._rounded(args[0], clip), *args[1:]), kwargs
@@ -329,23 +346,41 @@ def restored(subnet: nn.Module, packed: Mapping[str, Tensor]) -> Mapping[str, Te
 
 def to_json(coding: Coding) -> list[Any]:
     """Return a coding as JSON values."""
-    return [coding.module, coding.axis, coding.inputs, coding.signed]
+    return [coding.module, coding.axis, coding.inputs, coding.signed, list(coding.clips)]
 
 
-def from_json(value: Any, axes: Sequence[str]) -> Coding:
+def from_json(value: Any, axes: Mapping[str, Sequence[int]]) -> Coding:
     """Return the coding that `to_json` wrote.
 
     Args:
         value: JSON values.
-        axes: the names of the axes of kind bits.
+        axes: the counts of the axes of kind bits, by name.
 
     Raises:
         ValueError: the value is not of that form.
     """
     match value:
-        case [str(module), str(axis), str() | int() as inputs, bool(signed)]:
-            number = isinstance(inputs, int) and not isinstance(inputs, bool)
-            known = inputs in (*range(1, MOST + 1), FULL) if number else inputs in axes
-            if axis in axes and known:
-                return Coding(module, axis, inputs, signed)
+        case [str(), str(), str() | int(), bool()]:
+            raise ValueError(
+                f"a coding of bits without clips, {str(value)[:80]}: it was written when one clip "
+                "served all numbers of bits of the inputs; train and write it anew"
+            )
+        case [str(module), str(axis), str() | int() as inputs, bool(signed), list(clips)]:
+            found = Coding(module, axis, inputs, signed, tuple(clips))
+            if axis in axes and _has_its_clips(found, axes):
+                return found
     raise ValueError(f"not a coding of bits: {str(value)[:80]}")
+
+
+def _has_its_clips(coding: Coding, axes: Mapping[str, Sequence[int]]) -> bool:
+    """Return whether each number of bits that inputs may have is one, and has its clip.
+
+    Axes that were tied allow what all of them did: then there are clips that no spec needs.
+    """
+    inputs, clips, known = coding.inputs, coding.clips, range(1, MOST + 1)
+    if any(type(bits) is not int or bits not in known for bits in clips):
+        return False
+    if isinstance(inputs, str):
+        ascending = list(clips) == sorted({*clips})
+        return inputs in axes and ascending and {*axes[inputs]} - {FULL} <= {*clips}
+    return type(inputs) is int and clips == (() if inputs == FULL else (inputs,))

@@ -189,17 +189,16 @@ def _codings(
     value: Any, axes: Mapping[str, Axis], layouts: Mapping[str, Layout]
 ) -> tuple[Coding, ...]:
     """Return the codings, at most one a layer, whose parameters the space has."""
-    bits = [axis.name for axis in axes.values() if axis.kind == "bits" and axis.size == FULL]
+    bits = {n: axis.counts for n, axis in axes.items() if axis.kind == "bits" and axis.size == FULL}
     found = tuple(codings.from_json(row, bits) for row in items(value))
     if len({each.module for each in found}) < len(found):
         raise ValueError("two codings of one layer")
     for each in found:
         text(each.module)
-        least = axes[each.inputs].counts[0] if isinstance(each.inputs, str) else each.inputs
-        if each.signed and least == 1:
+        if each.signed and 1 in each.clips:
             raise ValueError(f"{_short(each.module)} has inputs with a sign in 1 bit")
         keys = each.parameter("weight"), *each.extras
-        for key, dims in zip(keys, (None, 1, 0), strict=False):
+        for key, dims in zip(keys, (None, 1, *(0 for _ in each.clips)), strict=True):
             wanted = layouts[keys[0]].extents[:dims] if keys[0] in layouts else None
             if key not in layouts or not layouts[key].parameter or layouts[key].extents != wanted:
                 raise ValueError(f"a coding without the parameter {_short(key)}")

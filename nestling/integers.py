@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from nestling import quantize
-from nestling.coding import CLIP, Coded, InputCoder, coded_layers
+from nestling.coding import Coded, InputCoder, coded_layers
 from nestling.errors import SpecError
 from nestling.quantize import MOST
 
@@ -198,7 +198,7 @@ def _round_inputs(layer: nn.Module) -> None:
     """Put the ops that runtimes know in the place of those that training rounds inputs with."""
     for key, hook in list(layer._forward_pre_hooks.items()):
         if isinstance(hook, InputCoder):
-            clip = layer._parameters.pop(CLIP)
+            clip = layer._parameters.pop(hook.clip)
             assert clip is not None
             code = quantize.even_steps(hook.bits, hook.signed)
             layer._forward_pre_hooks[key] = IntegerInput(

@@ -20,7 +20,7 @@ from typing import Any
 from nestling import extent as extents
 from nestling import setting
 from nestling.axis import BITS, ORDERED, Axis, allowed_counts
-from nestling.coding import CLIP, Coding
+from nestling.coding import Coding
 from nestling.description import describe
 from nestling.errors import BudgetError, SpecError, did_you_mean
 from nestling.extent import Along, Counts, Extent, Fixed
@@ -237,9 +237,8 @@ class Space:
         """Return the bytes of all parameters and buffers of the subnet as a net of its own."""
         weights = {c.parameter("weight"): c.weight_bits(spec) for c in self.codings}
         fewer = {name: bits for name, bits in weights.items() if bits < FULL}
-        fewer |= {
-            c.parameter(CLIP): 0 for c in self.codings
-        }  # one number: bits save no inputs here
+        # Of inputs bits save nothing here, and a clip is one number.
+        fewer |= {coding.clip(bits): 0 for coding in self.codings for bits in coding.clips}
         return sum(
             -(-math.prod(layout.shape(spec)) * fewer.get(name, 8 * layout.itemsize) // 8)
             for name, layout in self.present(spec).items()

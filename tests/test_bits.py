@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import nestling
-from nestling import container, costs, models, quantize, rankers, testing
+from nestling import coding, container, costs, models, quantize, rankers, testing
 from nestling.bit_checks import check_bits
 from nestling.bits import Bits
 from nestling.coding import coded_layers
@@ -120,14 +120,72 @@ def test_axes_say_which_layers_and_how_many_bits():
     assert signs == {"conv1": True, "conv2": False, "head": False}
 
 
-def test_the_clip_of_inputs_begins_as_fits_the_most_bits():
-    clips = []
-    for inputs in ((2, 4, 8), 8, 2):
-        net = nestling.Supernet(seeded(ConvNet), images(), bits=Bits((2, 8), inputs=inputs))
-        named = dict(net.named_parameters())
-        clips.append(next(p for name, p in named.items() if name.endswith("conv2.input_clip")))
-    assert torch.equal(clips[0], clips[1])
-    assert clips[0] > clips[2]
+def test_each_number_of_bits_has_a_clip_that_begins_as_fits_it():
+    """Whatever other numbers there are; against rounding the inputs with clips near by."""
+    net = nestling.Supernet(seeded(ConvNet), images(64), bits=Bits((2, 8), inputs=(2, 4, 8)))
+    clips = {name: p.item() for name, p in net.named_parameters() if "input_clip" in name}
+    assert list(clips) == [f"conv2.input_clip_{bits}" for bits in (2, 4, 8)]
+    seen = []
+    model = seeded(ConvNet).train()
+    model.conv2.register_forward_pre_hook(lambda layer, args: seen.append(args[0].detach()))
+    model(images(64))
+    for bits, clip in zip((2, 4, 8), clips.values(), strict=True):
+        errors = []
+        for factor in (0.8, 1.0, 1.25):
+            far = torch.tensor(clip * factor)
+            rounded = quantize.quantised_inputs(seen[0], far, bits, signed=False)
+            errors.append(float((rounded - seen[0]).abs().pow(3).mean()))
+        assert errors[1] == min(errors), (bits, errors)
+        one = nestling.Supernet(seeded(ConvNet), images(64), bits=Bits((2, 8), inputs=bits))
+        alone = {n: p.item() for n, p in one.named_parameters() if "input_clip" in n}
+        assert alone == {f"conv2.input_clip_{bits}": clip}
+    assert clips["conv2.input_clip_2"] < clips["conv2.input_clip_4"] < clips["conv2.input_clip_8"]
+
+
+def clips_in(module):
+    return [name for name, _ in module.named_parameters() if "input_clip" in name]
+
+
+@pytest.mark.parametrize("drawn", [4, 8])
+def test_a_subnet_has_the_clip_of_its_bits_alone(drawn):
+    """A view of the net's own; packed copies, too, and gradients touch no other."""
+    net = net_of(WHOLE)
+    subnet = net.subnet({"conv2.bits": 2, "conv2.input_bits": drawn})
+    name, other = f"conv2.input_clip_{drawn}", f"conv2.input_clip_{12 - drawn}"
+    assert clips_in(subnet) == [name]
+    shared = net.model.get_parameter(name)
+    assert subnet.get_parameter(name).data_ptr() == shared.data_ptr()
+    assert shared.shape == ()
+    before = subnet.eval()(images())
+    with torch.no_grad():
+        net.model.get_parameter(other).mul_(3)
+    assert torch.equal(subnet(images()), before)
+    with torch.no_grad():
+        shared.mul_(0.5)
+    assert not torch.equal(subnet(images()), before)
+    subnet(images()).square().sum().backward()
+    assert float(shared.grad.abs()) > 0
+    assert net.model.get_parameter(other).grad is None
+    assert clips_in(nestling.pack(subnet)) == [name]
+    assert clips_in(nestling.pack(subnet, integers=True)) == []
+    assert clips_in(net.subnet({"conv2.bits": 2})) == []
+    assert clips_in(net.subnet(net.space.full)) == []
+
+
+def test_a_single_number_of_input_bits_has_its_clip_where_the_weight_is_in_few():
+    net = net_of(Bits((2, 4), inputs=8))
+    assert clips_in(net.model) == clips_in(net.subnet({"conv2.bits": 2})) == ["conv2.input_clip_8"]
+    assert clips_in(net.subnet({"conv1": 8})) == []
+
+
+def test_an_exported_copy_has_its_clip():
+    net = net_of(WHOLE)
+    packed = nestling.pack(net.subnet(mixed(net)).eval())
+    program = torch.export.export(packed, (images(),))
+    clips = [name for name in program.state_dict if "input_clip" in name]
+    assert clips == clips_in(packed)
+    assert clips
+    torch.testing.assert_close(program.module()(images()), packed(images()))
 
 
 def test_a_coded_layer_is_an_ordinary_one_to_look_at():
@@ -135,7 +193,7 @@ def test_a_coded_layer_is_an_ordinary_one_to_look_at():
     assert isinstance(subnet.conv2, nn.Conv2d)
     assert "bias=False, bits=2" in str(subnet.conv2)
     named = dict(subnet.named_parameters())
-    assert {"conv2.weight", "conv2.weight_scale", "conv2.input_clip"} <= named.keys()
+    assert {"conv2.weight", "conv2.weight_scale", "conv2.input_clip_4"} <= named.keys()
     assert "conv1.weight_scale" not in named
     assert subnet.conv2.weight.unique().numel() <= 4 * 16
     assert not torch.equal(subnet.conv2.weight, named["conv2.weight"])
@@ -193,7 +251,7 @@ def test_training_in_few_bits_learns():
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.6 * losses[0]
     changed = net_of(Bits((1, 2, 8), inputs=4, first=(2,), last=(2,)))
-    for name in ("conv2.weight_scale", "conv2.input_clip", "conv2.weight"):
+    for name in ("conv2.weight_scale", "conv2.input_clip_4", "conv2.weight"):
         before, after = changed.model.get_parameter(name), net.model.get_parameter(name)
         assert not torch.equal(before, after), name
 
@@ -283,6 +341,10 @@ def test_a_file_keeps_it(bits, tmp_path):
     assert loaded.identity() == menu.identity()
     assert loaded.net.space == menu.net.space
     assert torch.equal(loaded.module(name)(images()), menu.module(name)(images()))
+    clips = clips_in(net.model)
+    assert clips_in(loaded.net.model) == clips
+    for clip in clips:
+        assert torch.equal(loaded.net.model.get_parameter(clip), net.model.get_parameter(clip))
     check_bits(loaded.net, images())
 
 
@@ -370,15 +432,54 @@ def test_a_file_that_asks_for_the_impossible_is_refused(tmp_path):
         nestling.Menu.load(path, _Renamed())
     header, tensors = container.read(path)
     for row in (
-        ["conv9", "conv2.bits", FULL, True],
-        ["conv2", "conv2", FULL, True],
-        ["conv2", "conv2.bits", 0, True],
-        ["conv2", "conv2.bits", 8, True],
+        ["conv9", "conv2.bits", FULL, True, []],
+        ["conv2", "conv2", FULL, True, []],
+        ["conv2", "conv2.bits", 0, True, []],
+        ["conv2", "conv2.bits", 8, True, [8]],
+        ["conv2", "conv2.bits", 8, True, []],
+        ["conv2", "conv2.bits", 8, True, 8],
+        ["conv2", "conv2.bits", FULL, True],
     ):
         header["space"]["codings"] = [row]
         container.write(path, header, tensors)
         with pytest.raises(FileError, match="coding"):
             nestling.Menu.load(path, seeded(lambda: ConvNet(16)))
+    with pytest.raises(FileError, match=r"one clip served all numbers of bits.*write it anew"):
+        nestling.Menu.load(path, seeded(lambda: ConvNet(16)))
+
+
+AXES = {"a.bits": (2, 4, FULL), "a.input_bits": (4, 8, FULL)}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "clips", "right"),
+    [
+        ("a.input_bits", [4, 8], True),
+        ("a.input_bits", [2, 4, 8], True),  # the axis was tied to another one
+        ("a.input_bits", [8], False),
+        ("a.input_bits", [8, 4], False),
+        ("a.input_bits", [4, 4, 8], False),
+        ("a.input_bits", [4, 8, 9], False),
+        ("a.input_bits", [4, 8.0], False),
+        ("a.input_bits", [True, 4, 8], False),
+        ("b.input_bits", [4, 8], False),
+        (8, [8], True),
+        (8, [4, 8], False),
+        (True, [1], False),
+        (FULL, [], True),
+        (8, [8.0], False),
+        (9, [9], False),
+        (0, [0], False),
+        (FULL, [8], False),
+    ],
+)
+def test_what_a_file_says_of_clips_is_checked(inputs, clips, right):
+    row = ["a", "a.bits", inputs, False, clips]
+    if right:
+        assert coding.to_json(coding.from_json(row, AXES)) == row
+    else:
+        with pytest.raises(ValueError, match="not a coding of bits"):
+            coding.from_json(row, AXES)
 
 
 class _Renamed(ConvNet):
@@ -501,6 +602,10 @@ def test_no_bits_at_all_are_refused():
 def test_a_layer_that_cannot_be_quantised_is_named_with_the_reason():
     with pytest.raises(ModelError, match="'norm1' cannot be quantised: a BatchNorm2d is neither"):
         supernet(bits=Bits(layers=("conv*", "norm1")))
+    model = ConvNet()
+    model.conv2.input_clip_3 = 1.0
+    with pytest.raises(ModelError, match="has a 'input_clip_3' of its own"):
+        supernet(model, bits=Bits(layers="conv2"))
     with pytest.raises(SpecError, match=r"layers= of Bits names 'conv3'.*did you mean 'conv"):
         supernet(bits=Bits(layers="conv3"))
 

@@ -20,16 +20,18 @@ from nestling.supernet import Supernet
 
 
 class _Part(NamedTuple):
-    """A shared parameter of which a step leaves something out; None where it leaves out all."""
+    """A shared parameter of which a step leaves something out, and the cut of what it moves."""
 
     parameter: nn.Parameter
-    cut: Cut | None
+    cut: Cut
 
 
 class Resting:
     """Makes the steps of a stage whose objective yields one subnet a step.
 
-    What a step costs beyond the optimiser's: a copy of the weights and of their state.
+    What a step costs beyond the optimiser's: a copy of the weights of which a subnet lacks a part,
+    and of their state. Those that it lacks as a whole (passed blocks; scales and clips of bits that
+    were not drawn) have no gradient while the optimiser steps, and so are passed over by it.
 
     Args:
         net: the supernet.
@@ -57,12 +59,17 @@ class Resting:
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Step; entries that the last subnet lacks keep their value and their state."""
-        parts = self._parts()
+        parts, absent = self._lacks()
         before = {
             id(part.parameter): {key: held.clone() for key, held in _held(part, optimizer)}
             for part in parts
         }
+        gradients = [parameter.grad for parameter in absent]
+        for parameter in absent:
+            parameter.grad = None
         optimizer.step()
+        for parameter, gradient in zip(absent, gradients, strict=True):
+            parameter.grad = gradient
         with torch.no_grad():
             for part in parts:
                 known = before[id(part.parameter)]
@@ -72,19 +79,22 @@ class Resting:
     def write_back(self) -> None:
         """Nothing is to be done: the steps are made on the shared weights themselves."""
 
-    def _parts(self) -> list[_Part]:
-        """Return the parameters of which the last subnet lacks something."""
+    def _lacks(self) -> tuple[list[_Part], list[nn.Parameter]]:
+        """Return the parameters of which the last subnet lacks a part, and those it has not.
+
+        The full net has all weights, but none of what only few bits need.
+        """
         tie = None if self._last is None else binding(self._last)
-        if tie is None or tie.full:
-            return []
-        found = []
-        for name, parameter in self.net.named_parameters():
-            link = tie.parameters.get(name)
+        parts: list[_Part] = []
+        absent: list[nn.Parameter] = []
+        links = {} if tie is None else tie.parameters
+        for name, parameter in self.net.named_parameters() if tie is not None else ():
+            link = links.get(name)
             if link is None:
-                found.append(_Part(parameter, None))
+                absent.append(parameter)
             elif not link.cut.whole:
-                found.append(_Part(parameter, link.cut))
-        return found
+                parts.append(_Part(parameter, link.cut))
+        return parts, absent
 
 
 def _held(part: _Part, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
@@ -92,16 +102,15 @@ def _held(part: _Part, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, 
     parameter = part.parameter
     yield "", parameter.detach()
     for key, state in optimizer.state.get(parameter, {}).items():
-        if isinstance(state, Tensor) and state.shape == parameter.shape and state.dim():
+        if isinstance(state, Tensor) and state.shape == parameter.shape:
             yield key, state
 
 
-def _put_back(tensor: Tensor, before: Tensor | None, cut: Cut | None) -> None:
+def _put_back(tensor: Tensor, before: Tensor | None, cut: Cut) -> None:
     """Give the entries outside of a cut what they had before; 0 where they had nothing."""
-    kept = None if cut is None else cut.take(tensor).clone()
+    kept = cut.take(tensor).clone()
     if before is None:  # state that this step has made
         tensor.zero_()
     else:
         tensor.copy_(before)
-    if cut is not None and kept is not None:
-        cut.put(tensor, kept)
+    cut.put(tensor, kept)

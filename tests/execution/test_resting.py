@@ -27,10 +27,15 @@ def residual(small):
     return nestling.Supernet(model, torch.randn(2, 1, 8, 8), step=2)
 
 
+def few_bits(small):
+    bits = nestling.Bits((2, 4), inputs=(2, 8))
+    return nestling.Supernet(small.seeded(small.Dense), small.pictures(4)[0], bits=bits)
+
+
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-@pytest.mark.parametrize("make", [dense, residual])
+@pytest.mark.parametrize("make", [dense, residual, few_bits])
 def test_what_a_subnet_lacks_keeps_weight_and_state(small, make, kind):
-    """Concatenations (gathered weights) and depth; against entries marked by their gradient."""
+    """Concatenations (gathered weights), depth, and bits; against marks made by the cuts."""
     net = make(small)
     optimizer = OPTIMIZERS[kind](net.parameters())
     optimizer.zero_grad(set_to_none=False)
@@ -53,6 +58,7 @@ def test_what_a_subnet_lacks_keeps_weight_and_state(small, make, kind):
             moved += int((parameter != before[name]).sum())
             for key, state in after.get(number, {}).items():
                 if torch.is_tensor(state) and state.shape == parameter.shape:
+                    rested += int(gone.sum())
                     old = states.get(number, {}).get(key)
                     old = torch.zeros_like(state) if old is None else old
                     assert torch.equal(state[gone], old[gone]), (name, key)
@@ -71,6 +77,28 @@ def _absent(net, subnet):
             links[name].cut.put(inside, torch.zeros_like(links[name].cut.take(inside)))
             mark[...] = inside.bool()
     return marks
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_scales_and_clips_rest_where_their_bits_are_not_drawn(small, kind):
+    """The full net among them: it has all weights, but no scale and no clip."""
+    net = few_bits(small)
+    optimizer = OPTIMIZERS[kind](net.parameters())
+    few = [{"*.bits": 2, "*.input_bits": 2}, {"*.bits": 4, "*.input_bits": 8}]
+    x, y = small.pictures(16)
+    for counts in (*few, {}, few[0]):
+        subnet = net.subnet(counts).train()
+        steps = Resting(net, lambda net, subnet=subnet: iter([(subnet, F.cross_entropy)]))
+        before = {name: p.detach().clone() for name, p in net.named_parameters()}
+        for module, loss in steps.objective(net):
+            loss(module(x), y).backward()
+        steps.step(optimizer)
+        optimizer.zero_grad(set_to_none=False)
+        moved = {n for n, p in net.named_parameters() if not torch.equal(p, before[n])}
+        assert moved == {name for name, _ in subnet.named_parameters()}
+        kinds = {name.rpartition(".")[2] for name in moved}
+        clip = f"input_clip_{counts['*.input_bits']}" if counts else ""
+        assert {kind for kind in kinds if "clip" in kind} == {clip} - {""}
 
 
 def test_what_is_kept_steps_as_an_optimiser_of_the_slices(small):
