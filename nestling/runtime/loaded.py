@@ -22,6 +22,7 @@ from nestling.entry import Entry
 from nestling.errors import BudgetError, DataError, ModelError, NestlingError, did_you_mean
 from nestling.menu import Menu
 from nestling.profiling import profiled
+from nestling.runtime import primitives
 from nestling.runtime.choice import Ladder, choose_within
 from nestling.runtime.plan import EAGER, Tables, plan, tables_for
 
@@ -60,6 +61,7 @@ def load(
         >>> logits = model(images, latency_ms=8)
     """
     backends.check(backend)
+    primitives.keep_more()  # before anything runs
     menu = Menu.load(path, model, only=only)
     with modelfile.guarded(Path(path)):
         loaded = LoadedModel(menu, packed=packed, backend=backend, memory_cap=memory_cap)
