@@ -168,7 +168,7 @@ def _search_options(
     if search != "greedy":
         return given
     # A short joint training keeps much of what trained weights can do, and with it the mistakes of
-    # a search that went on where its net hardly worked. A training from scratch outgrows them.
+    # a search that went on where its net hardly worked. From scratch it helps as often as it harms.
     even = {"even_below": EVEN_BELOW} if rank_epochs == 0 else {}
     return {"look": LOOK, **even, **given}
 
