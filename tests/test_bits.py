@@ -438,14 +438,19 @@ def test_a_file_that_asks_for_the_impossible_is_refused(tmp_path):
         ["conv2", "conv2.bits", 8, True, [8]],
         ["conv2", "conv2.bits", 8, True, []],
         ["conv2", "conv2.bits", 8, True, 8],
-        ["conv2", "conv2.bits", FULL, True],
     ):
         header["space"]["codings"] = [row]
         container.write(path, header, tensors)
         with pytest.raises(FileError, match="coding"):
             nestling.Menu.load(path, seeded(lambda: ConvNet(16)))
-    with pytest.raises(FileError, match=r"one clip served all numbers of bits.*write it anew"):
-        nestling.Menu.load(path, seeded(lambda: ConvNet(16)))
+    for row, why in (
+        (["conv2", "conv2.bits", 1, True, [1]], "inputs with a sign in 1 bit"),
+        (["conv2", "conv2.bits", FULL, True], "one clip served all numbers of bits.*anew$"),
+    ):
+        header["space"]["codings"] = [row]
+        container.write(path, header, tensors)
+        with pytest.raises(FileError, match=why):
+            nestling.Menu.load(path, seeded(lambda: ConvNet(16)))
 
 
 AXES = {"a.bits": (2, 4, FULL), "a.input_bits": (4, 8, FULL)}
