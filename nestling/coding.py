@@ -37,8 +37,7 @@ class Coding:
             bits than full; `quantize.FULL` leaves them as they are.
         signed: whether its inputs may be negative.
         clips: the numbers of bits, ascending, that its inputs may have below full. Each has a clip
-            of its own: one that fits 8 bits leaves most levels of 2 bits without a number, and one
-            that fits 2 bits cuts off more than 8 bits need.
+            of its own: with one that fits 8 bits, most inputs in 2 bits would be zero.
     """
 
     module: str
