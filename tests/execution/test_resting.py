@@ -67,7 +67,7 @@ def test_what_a_subnet_lacks_keeps_weight_and_state(small, make, kind):
 
 
 def _absent(net, subnet):
-    """Return which entries of each parameter a subnet lacks, from the gradient of a sum alone."""
+    """Return which entries of each parameter a subnet lacks, by the cuts of what it has."""
     marks = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in net.named_parameters()}
     links = binding(subnet).parameters
     for name, mark in marks.items():
