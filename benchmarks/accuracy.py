@@ -91,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
-        help="training steps or not, instead of the protocol's way",
+        help="compile training steps, or do not, whatever the protocol does",
     )
     made.add_argument("--part", default="1/1", metavar="I/N", help="the I-th of N parts")
     made.add_argument("--latency", action="store_true", help="measure the kept subnets")

@@ -247,7 +247,8 @@ def _seen(
     for path, seen in still.items():
         if path in moving:
             seen.least = min(seen.least, moving[path].least)
-            seen.magnitudes = moving[path].magnitudes
+            if moving[path].magnitudes.most:  # zeros tell nothing, such as of a dropped path
+                seen.magnitudes = moving[path].magnitudes
     return still
 
 

@@ -271,7 +271,10 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], path: Path | Non
     if not problem and any(own[name].dtype != tensor.dtype for name, tensor in weights.items()):
         problem = "its numbers are of another dtype"
     if problem:
-        raise FileError(f"{path} holds the weights of another model: {problem}")
+        raise FileError(
+            f"{path} holds the weights of another model: {problem}; resume with the model, "
+            "bits and Nestling that it was made with, or start with another checkpoint="
+        )
     fill(module, weights)
 
 

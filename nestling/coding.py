@@ -21,7 +21,7 @@ from nestling.extent import Counts
 from nestling.quantize import FULL, MOST
 from nestling.weights import parameter_like
 
-SCALE = "weight_scale"  # a parameter that a coded layer has besides its own; so are `clip_of`
+SCALE = "weight_scale"  # a parameter that a coded layer has besides its own; `clip_of` names others
 WEIGHT, INPUT = "bits", "input_bits"  # how axes of bits end, after the path of their layer
 SATURATED = 0.99  # share of a layer's weights beyond their scale that no training explains
 
@@ -37,7 +37,7 @@ class Coding:
             bits than full; `quantize.FULL` leaves them as they are.
         signed: whether its inputs may be negative.
         clips: the numbers of bits, ascending, that its inputs may have below full. Each has a clip
-            of its own: what fits 8 bits loses 2 bits most of their levels, and the other way round.
+            of its own: with one that fits 8 bits, most inputs in 2 bits would be zero.
     """
 
     module: str
@@ -360,11 +360,6 @@ def from_json(value: Any, axes: Mapping[str, Sequence[int]]) -> Coding:
         ValueError: the value is not of that form.
     """
     match value:
-        case [str(), str(), str() | int(), bool()]:
-            raise ValueError(
-                f"a coding of bits without clips, {str(value)[:80]}: it was written when one clip "
-                "served all numbers of bits of the inputs; train and write it anew"
-            )
         case [str(module), str(axis), str() | int() as inputs, bool(signed), list(clips)]:
             found = Coding(module, axis, inputs, signed, tuple(clips))
             if axis in axes and _has_its_clips(found, axes):

@@ -49,7 +49,7 @@ class Magnitudes:
 
         The error is the mean of the absolute differences to the power of 3. Measured on ResNet-20
         with trained weights and no further training, accuracy on held-out pictures in 4, 3 and 2
-        bits: with clips for numbers from a bell curve (`quantize.usual_scale`) 88.5, 82.6 and
+        bits: with clips for numbers from a bell curve (as in `quantize.usual_scale`) 88.5, 82.6 and
         60.9 %, for inputs have far longer tails; with the least squares, the usual choice, 98.1,
         92.7 and 71.3 %; with cubes 98.3, 94.3 and 73.2 %. That is for inputs of noise, whose tails
         are shorter than those of pictures. With pictures squares and cubes are equally good.

@@ -231,7 +231,7 @@ def _builder(net: Supernet) -> dict[str, Any] | None:
 
 
 def _own(tensors: Mapping[str, Tensor], space: Space) -> dict[str, Tensor]:
-    """Return the tensors that are of the model's own class: all but the scales of few bits."""
+    """Return the tensors of the model's own class: all but scales and clips of few bits."""
     extras = {name for coding in space.codings for name in coding.extras}
     return {key: tensor for key, tensor in tensors.items() if key not in extras}
 
@@ -281,6 +281,13 @@ def _check_format(header: Mapping[str, Any], path: Path) -> None:
             f"{path} has format version {header.get('version')!r:.80}, but this Nestling reads "
             f"version {VERSION}; install the Nestling that wrote it, or save the model again"
         )
+    with guarded(path):
+        rows = items(mapping(header["space"]).get("codings", []))
+        if any(len(items(row)) == 4 for row in rows):  # before clips were listed
+            raise FileError(
+                f"{path} was written when one clip served all numbers of bits of a layer's inputs; "
+                "install the Nestling that wrote it, or train the model anew"
+            )
 
 
 def _read_some(path: Path, only: Sequence[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -163,27 +163,26 @@ def share_beyond(values: Tensor, scale: Tensor) -> float:
     return float((values.abs() > _along(positive(scale), values)).double().mean())
 
 
-def usual_scale(values: Tensor, bits: float, *, signed: bool = True, dim: int | None = 0) -> Tensor:
+def usual_scale(values: Tensor, bits: float) -> Tensor:
     """Return the scale to begin training with: the best one for numbers from a bell curve.
 
     For k bits the least squared error comes at 1.60, 1.99, 2.34, 2.68 ... 3.94 root mean squares (k
-    from 1 to 8), which is a straight line to 3 %. Numbers that are never negative are half a bell
-    curve: one bit more, whose sign is known. No scale exceeds the largest number.
+    from 1 to 8), which is a straight line to 3 %. No scale exceeds the largest number.
 
     Args:
         values: numbers.
         bits: that the scale shall fit; a mean of several counts.
-        signed: whether the numbers may be negative.
-        dim: a scale for each entry of this dimension; None for one of all.
+
+    Returns:
+        A scale for each entry of the first dimension.
 
     Source: Max, Quantizing for Minimum Distortion (IRE Transactions, 1960), table II.
     """
-    rest = [each for each in range(values.dim()) if each != dim]
+    rest = list(range(1, values.dim()))
     size = values.detach().abs().to(torch.promote_types(values.dtype, torch.float32))
     mean = size.square().mean(rest) if rest else size.square()
     most = size.amax(rest) if rest else size
-    reach = (1.3 + (bits if signed else bits + 1) / 3) * mean.sqrt()
-    fitting = torch.minimum(reach, most)
+    fitting = torch.minimum((1.3 + bits / 3) * mean.sqrt(), most)
     return torch.where(fitting > 0, fitting, torch.ones_like(fitting)).to(values.dtype)
 
 

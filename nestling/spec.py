@@ -257,7 +257,8 @@ class Space:
     def absent(self, spec: Counts) -> Callable[[str], bool]:
         """Return a function that tells whether a spec leaves out a module, parameter or buffer.
 
-        It does if that is in a passed block, or is a scale of weights that keep all of their bits.
+        It does if that is in a passed block, or is a scale of weights that keep all of their bits,
+        or a clip of inputs for another number of bits than they have.
 
         Args:
             spec: counts by axis name.

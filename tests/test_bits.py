@@ -142,6 +142,25 @@ def test_each_number_of_bits_has_a_clip_that_begins_as_fits_it():
     assert clips["conv2.input_clip_2"] < clips["conv2.input_clip_4"] < clips["conv2.input_clip_8"]
 
 
+def test_inputs_that_training_mode_drops_are_seen_in_evaluation():
+    class Dropping(nn.Module):
+        def __init__(self, share):
+            super().__init__()
+            self.first, self.drop = nn.Linear(6, 16), nn.Dropout(share)
+            self.second, self.last = nn.Linear(16, 16), nn.Linear(16, 4)
+
+        def forward(self, x):
+            return self.last(self.second(self.drop(self.first(x).relu())).relu())
+
+    found = []
+    for share in (0.0, 1.0):
+        torch.manual_seed(0)
+        model, x = Dropping(share), torch.randn(32, 6)
+        net = nestling.Supernet(model, x, bits=Bits((2, 4), inputs=4))
+        found.append(net.model.second.input_clip_4.item())
+    assert found[0] == found[1]
+
+
 def clips_in(module):
     return [name for name, _ in module.named_parameters() if "input_clip" in name]
 
@@ -438,14 +457,19 @@ def test_a_file_that_asks_for_the_impossible_is_refused(tmp_path):
         ["conv2", "conv2.bits", 8, True, [8]],
         ["conv2", "conv2.bits", 8, True, []],
         ["conv2", "conv2.bits", 8, True, 8],
-        ["conv2", "conv2.bits", FULL, True],
     ):
         header["space"]["codings"] = [row]
         container.write(path, header, tensors)
         with pytest.raises(FileError, match="coding"):
             nestling.Menu.load(path, seeded(lambda: ConvNet(16)))
-    with pytest.raises(FileError, match=r"one clip served all numbers of bits.*write it anew"):
-        nestling.Menu.load(path, seeded(lambda: ConvNet(16)))
+    for row, why in (
+        (["conv2", "conv2.bits", 1, True, [1]], "inputs with a sign in 1 bit"),
+        (["conv2", "conv2.bits", FULL, True], "one clip served all numbers of bits.*anew$"),
+    ):
+        header["space"]["codings"] = [row]
+        container.write(path, header, tensors)
+        with pytest.raises(FileError, match=why):
+            nestling.Menu.load(path, seeded(lambda: ConvNet(16)))
 
 
 AXES = {"a.bits": (2, 4, FULL), "a.input_bits": (4, 8, FULL)}

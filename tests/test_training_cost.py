@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import training_cost
 from execution import figures, measured, tables, trial
-from execution.protocols import PROTOCOLS, WAYS, Job, Material, Net, Protocol, jobs
+from execution.protocols import COST, PROTOCOLS, WAYS, Job, Material, Net, Protocol, jobs
 
 TINY = Protocol(
     *("tiny", "digits", {"two": Net("two", 0.5, step=2)}),
@@ -123,6 +123,13 @@ def test_other_settings_are_other_results(tiny, tmp_path, capsys):
     assert capsys.readouterr().out.count(" kept") == 0
 
 
+def test_what_a_step_costs_is_kept_whatever_the_epochs():
+    for job in jobs(TINY):
+        longer = replace(TINY, epochs=3).settings(job)
+        assert (longer == TINY.settings(job)) == (job.way == COST), job
+        assert replace(TINY, batch=1).settings(job) != TINY.settings(job)
+
+
 MACHINE = {"processor": "P", "threads": "2", "torch": "2.13"}
 
 
@@ -140,19 +147,20 @@ def made(folder, accuracies, cost=None):
     found |= {"two-cost": measured_cost} if cost else {}
     folder = folder / "tiny-digits"
     folder.mkdir(parents=True)
-    settings = json.loads(json.dumps(PROTOCOLS["tiny"].settings(Job("two", "dense"))))
+    settings = {job.name: PROTOCOLS["tiny"].settings(job) for job in jobs(PROTOCOLS["tiny"])}
     for name, result in found.items():
-        content = {"job": name, "settings": settings, "result": {"precision": "float32", **result}}
+        kept = json.loads(json.dumps(settings[name]))
+        content = {"job": name, "settings": kept, "result": {"precision": "float32", **result}}
         (folder / f"{name}.json").write_text(json.dumps(content))
 
 
 def test_how_a_training_begins_is_a_setting_of_those_that_execute_a_part():
     of = replace(TINY, options={"exploration": 0.3}, course={"start": 1.0})
-    found = {way: of.settings(Job(next(iter(of.nets)), way))["options"] for way in (*WAYS, "cost")}
+    found = {way: of.settings(Job(next(iter(of.nets)), way))["options"] for way in (*WAYS, COST)}
     whole = {"exploration": 0.3, "start": 1.0}
     assert {way for way, options in found.items() if options == whole} == {"executed", "random"}
     assert {way for way in found if found[way] == {"exploration": 0.3}} == {
-        "cost", "dense", "alone", "slimming"
+        COST, "dense", "alone", "slimming"
     }  # fmt: skip
 
 

@@ -19,9 +19,8 @@ from nestling.units import loose_axes
 
 EXECUTED = ("executed", "random")  # the ways that execute a part
 WAYS = ("dense", "executed", "random", "alone", "slimming")
-COST = (
-    "cost"  # instead of a way: the speed and the memory of steps of a net, however many there are
-)
+# In the place of a way: the speed and the memory of a net's steps, whatever the epochs.
+COST = "cost"
 LEAST = 32  # pixels a side that all nets here take; smaller pictures are padded with black
 SPLIT = 0  # seed of the held-out part: the same for every net, way and seed
 

@@ -11,6 +11,8 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,7 +39,7 @@ from nestling.runtime import LoadedModel, load
 QUEUE = 1024  # requests that may wait
 BUDGETS = 1000  # different budgets of requests that are remembered
 WATCH = 0.5  # seconds between two looks at the worker
-READY = 2.0  # seconds at most in which further numbers of examples are run before the first request
+READY = 2.0  # seconds after which no further numbers of examples are run before the first request
 
 
 class Engine:
@@ -104,8 +106,9 @@ class Engine:
         self._collation = Collation(self.model.menu.net.signature, device)
         batches = figures.known_batches(self.model)
         self.model.prepare(*batches)
-        self._filling = Filling.of(self.model, batches)
-        fixed = self._filling.fixed if run is None else {}
+        # What a user's own `run` is given is not filled up.
+        self._filling = Filling.of(self.model, batches) if run is None else Filling((), {})
+        fixed = self._filling.fixed
         self.forecast = figures.forecast(self.model, fixed=fixed)
         self.left_out = self._tried(device)
         if self.left_out:
@@ -392,23 +395,24 @@ class Engine:
         """Run every entry on made-up inputs, which also makes it ready; return those that fail.
 
         A library may first make code for just that number of examples, so that the first call takes
-        twice as long as later ones; under load that makes requests late. So entries run with
-        every number that a batch may have, few first, until `READY` seconds are over.
+        twice as long as later ones; under load that makes requests late. So entries run with one
+        example and with the most, and then with every number between that is not filled up, few
+        first, until `READY` seconds are over.
         """
         failed: dict[str, str] = {}
-        largest = self.forecast.largest
+        names, largest = self.forecast.names, self.forecast.largest
+        example = lru_cache(1)(self.model.menu.net.signature.example)
         end = time.monotonic() + READY
-        for batch in dict.fromkeys((1, largest, *range(2, largest))):
-            args, kwargs = self.model.menu.net.signature.example(batch, device)
-            for name in self.forecast.names:
-                needed = batch in (1, largest)
-                bound = self._filling.size(name, batch) != batch
-                if name in failed or (not needed and (bound or time.monotonic() > end)):
-                    continue
-                try:
-                    self._collation.apart(self._run(name, args, kwargs), batch)
-                except Exception as error:  # noqa: BLE001  (the entry is left out, and says why)
-                    failed[name] = brief(error)
+        for batch, name in product(dict.fromkeys((1, largest, *range(2, largest))), names):
+            if batch not in (1, largest) and time.monotonic() > end:
+                break
+            if name in failed or self._filling.size(name, batch) != batch:
+                continue
+            args, kwargs = example(batch, device)
+            try:
+                self._collation.apart(self._run(name, args, kwargs), batch)
+            except Exception as error:  # noqa: BLE001  (the entry is left out, and says why)
+                failed[name] = brief(error)
         if len(failed) == len(self.forecast.names):
             name, reason = next(iter(failed.items()))
             raise ModelError(f"every entry fails on made-up inputs; {name!r} with: {reason}")

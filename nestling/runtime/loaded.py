@@ -40,6 +40,9 @@ def load(
 ) -> LoadedModel:
     """Load a model file, with what it takes to run every entry.
 
+    Where it is not set, `ONEDNN_PRIMITIVE_CACHE_CAPACITY` is set for the process: see
+    docs/serving.md.
+
     Args:
         path: a `.nest` file.
         model: an instance of your own class, which is copied and not changed; not needed for the

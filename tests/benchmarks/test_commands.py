@@ -11,6 +11,7 @@ import pytest
 import serving
 import training_cost
 from comparison.commands import UNFINISHED, ended, replaced
+from comparison.protocols import PROTOCOLS
 
 from nestling.errors import ModelError
 from nestling.interruption import Interrupted
@@ -66,3 +67,13 @@ def test_help_and_what_replaces_settings(accuracy):
         "data": None, "epochs": 7, "batch": None, "device": None, "lr": 0.1, "held_out": None,
         "seeds": (3, 5),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["short", "full"])
+def test_whether_steps_are_compiled_replaces_what_the_protocol_does(accuracy, name):
+    words = ["--protocol", name, "--list"]
+    found = [
+        accuracy.settings(accuracy.parser().parse_args([*words, *more])).compiled
+        for more in ([], ["--compile"], ["--no-compile"])
+    ]
+    assert found == [PROTOCOLS[name].compiled, True, False]

@@ -1,6 +1,7 @@
 """The engine with real threads; all waits are generous."""
 
 import asyncio
+import math
 import os
 import threading
 import time
@@ -18,6 +19,7 @@ from nestling.engine.dispatcher import steered
 from nestling.errors import ExpiredError, FullError
 from nestling.governor import policy
 from nestling.menu import replace
+from nestling.signature import Signature
 from nestling.upkeep import Upkeep
 
 
@@ -414,7 +416,10 @@ def test_an_entry_that_fails_is_left_out(model):
         nestling.Engine(model, "fixed", run=never)
 
 
-def test_entries_run_with_every_number_of_examples_before_the_first_request(model, gate):
+def test_entries_run_with_every_number_of_examples_before_the_first_request(
+    model, gate, monkeypatch
+):
+    monkeypatch.setattr("nestling.engine.engine.READY", math.inf)
     with nestling.Engine(model, "fixed", run=gate) as engine:
         sizes = range(1, engine.forecast.largest + 1)
         assert sorted(gate.ran) == sorted(
@@ -423,9 +428,34 @@ def test_entries_run_with_every_number_of_examples_before_the_first_request(mode
 
 
 def test_making_entries_ready_ends_in_time(model, gate, monkeypatch):
+    """What is needed runs; then not even inputs are made."""
     monkeypatch.setattr("nestling.engine.engine.READY", -1.0)
+    made, example = [], Signature.example
+
+    def noted(self, batch, device):
+        made.append(batch)
+        return example(self, batch, device)
+
+    monkeypatch.setattr(Signature, "example", noted)
     with nestling.Engine(model, "fixed", run=gate) as engine:
         assert {size for _, size in gate.ran} == {1, engine.forecast.largest}
+        assert made == [1, engine.forecast.largest]
+
+
+def test_few_examples_come_first_and_what_fails_is_not_run_again(model, monkeypatch):
+    monkeypatch.setattr("nestling.engine.engine.READY", math.inf)
+    full, ran = model.menu.full.name, []
+
+    def run(entry, args, kwargs):
+        if entry == full:
+            ran.append(len(args[0]))
+            if len(args[0]) == 3:
+                raise RuntimeError("not three")
+        return model(*args, subnet=entry)
+
+    with nestling.Engine(model, "fixed", run=run) as engine:
+        assert ran == [1, 8, 2, 3]
+        assert engine.left_out == {full: "RuntimeError: not three"}
 
 
 def test_what_is_not_known_here_can_be_measured(monkeypatch):
@@ -459,7 +489,7 @@ def test_inputs_by_keyword_and_several_of_them():
                 engine({"a": a[0]} if kwargs else (a[0],))
 
 
-def test_batches_are_filled_up_to_what_code_was_made_for(model, monkeypatch):
+def test_batches_are_filled_up_to_what_code_was_made_for(model, gate, monkeypatch):
     """As the forecast says: on views, such a batch would take another time."""
     menu, find = model.menu, backends.find
     sizes, opened = [], threading.Event()
@@ -476,13 +506,20 @@ def test_batches_are_filled_up_to_what_code_was_made_for(model, monkeypatch):
 
     made = replace(find("compiled"), convert=lambda subject: None, prepare=prepare)
     monkeypatch.setattr(backends, "find", lambda name: made if name == "compiled" else find(name))
+    monkeypatch.setattr("nestling.engine.engine.READY", math.inf)
     profile = menu.profile
     for batch in (1, 4, 8):
         table = profile.tables[menu.key(8 if batch == 8 else 1)]
         profile = profile.with_table(menu.key(batch, "compiled"), table)
     known = nestling.LoadedModel(replace(menu, profile=profile), backend="compiled")
     inputs = torch.randn(5, 6)
+    known.prepare(1, 4, 8)
+    sizes.clear()
+    with nestling.Engine(known, "fixed", run=gate):  # which fills nothing up
+        assert {size for _, size in gate.ran} == set(range(1, 9))
+        assert not sizes
     with nestling.Engine(known, "fixed") as engine:
+        assert sorted(sizes) == sorted(3 * [1, 4, 8])  # none is filled up to be made ready
         top = engine.forecast.top
         assert engine.forecast.times[top] == (0, 8, 8, 8, 8, 24, 24, 24, 24)
         opened.clear()
