@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, settings
 
 from nestling.menu import Menu
 
+sys.path.append(str(Path(__file__).parent))  # helpers that several files of tests share
+
 # The same cases every time, and no statement about time: a busy machine is no failure.
 settings.register_profile(
     "repeatable",
