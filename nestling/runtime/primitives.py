@@ -19,5 +19,5 @@ def keep_more() -> None:
 
     Source: oneDNN, Primitive Cache (developer guide).
     """
-    if not any(name in os.environ for name in NAMES):
+    if not any(os.environ.get(name) for name in NAMES):  # an empty one is none to oneDNN
         os.environ[NAMES[0]] = str(KEPT)

@@ -60,6 +60,9 @@ def test_a_setting_of_the_user_stays(name, file, unset, monkeypatch):
     assert os.environ[name] == "2000"
 
 
-def test_the_setting_is_made_where_there_is_none(file, unset):
+@pytest.mark.parametrize("before", [None, ""])
+def test_the_setting_is_made_where_there_is_none(before, file, unset, monkeypatch):
+    if before is not None:
+        monkeypatch.setenv(NAMES[0], before)
     nestling.load(file)
     assert os.environ[NAMES[0]] == str(KEPT)
