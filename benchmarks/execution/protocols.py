@@ -124,7 +124,7 @@ TINY = {"small": Net("resnet20", 0.5, {"width": 4}, step=1)}
 PROTOCOLS = {
     each.name: each
     for each in (
-        Protocol("short", "fashion-mnist", SHORT, 8, pictures=8_000, held_out=4_000,
+        Protocol("short", "fashion-mnist", SHORT, 32, pictures=8_000, held_out=4_000,
                  course={"start": 1.0}),
         Protocol("full", "cifar10", FULL, 160, device="cuda"),
         Protocol("tiny", "digits", TINY, 2, batch=50, seeds=(0,), pictures=200, held_out=100,
