@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import math
-import warnings
 from dataclasses import replace
 
 import pytest
@@ -33,18 +32,13 @@ from nestling.coding import coded_layers
 from nestling.compilation import Compilation
 from nestling.costs.latency import Latency
 from nestling.entry import names_for
-from nestling.errors import ModelError, SpecError, UncalibratedWarning
+from nestling.errors import ModelError, SpecError
 from nestling.menu import menu_of
 from nestling.narrowing import narrow
 from nestling.offers import settle_offers
 from nestling.quantize import FULL
 
-
-@pytest.fixture(autouse=True)
-def _quiet():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UncalibratedWarning)
-        yield
+pytestmark = pytest.mark.filterwarnings("ignore::nestling.errors.UncalibratedWarning")
 
 
 @pytest.mark.parametrize("bits", [(2, 4, 8), WHOLE], ids=["weights", "all"])

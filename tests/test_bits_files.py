@@ -1,7 +1,6 @@
 """Bits in files: what is kept of them, and what is refused."""
 
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -14,16 +13,11 @@ from torch import nn
 import nestling
 from nestling import coding, container, models
 from nestling.bit_checks import check_bits
-from nestling.errors import FileError, ModelError, SpecError, UncalibratedWarning
+from nestling.errors import FileError, ModelError, SpecError
 from nestling.planes import codes_of, planes_of
 from nestling.quantize import FULL
 
-
-@pytest.fixture(autouse=True)
-def _quiet():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UncalibratedWarning)
-        yield
+pytestmark = pytest.mark.filterwarnings("ignore::nestling.errors.UncalibratedWarning")
 
 
 @pytest.mark.parametrize("bits", [(2, 4, 8), WHOLE], ids=["weights", "all"])
