@@ -1,21 +1,11 @@
 """Nets with bits for tests, made once for each choice of bits."""
 
 import copy
-import importlib.util
-import sys
-from pathlib import Path
 
 import torch
+from small import ConvNet, seeded, supernet
 
 from nestling.bits import Bits
-
-_spec = importlib.util.spec_from_file_location("small_nets", Path(__file__).parent / "small.py")
-small_nets = sys.modules.get("small_nets")  # one, or its nets could not be pickled
-if small_nets is None:
-    small_nets = sys.modules["small_nets"] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(small_nets)
-ConvNet, Mlp = small_nets.ConvNet, small_nets.Mlp
-seeded, supernet = small_nets.seeded, small_nets.supernet
 
 WHOLE = Bits((1, 2, 4, 8), inputs=(4, 8), first=(8,), last=(8,))
 

@@ -10,18 +10,8 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from few_bits import (
-    WHOLE,
-    ConvNet,
-    Mlp,
-    clips_in,
-    images,
-    mixed,
-    net_of,
-    seeded,
-    small_nets,
-    supernet,
-)
+from few_bits import WHOLE, clips_in, images, mixed, net_of
+from small import ConvNet, Mlp, Skipping, seeded, supernet
 from torch import nn
 
 import nestling
@@ -556,7 +546,7 @@ def test_depth_heads_and_bits_mix(kind):
 
 def _residual():
     x = images(2)
-    return supernet(seeded(small_nets.Skipping), x, bits=Bits((1, 4), inputs=4)), x
+    return supernet(seeded(Skipping), x, bits=Bits((1, 4), inputs=4)), x
 
 
 def _attention():

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from few_bits import WHOLE, ConvNet, clips_in, images, mixed, net_of, seeded
+from few_bits import WHOLE, clips_in, images, mixed, net_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import ConvNet, seeded
 from torch import nn
 
 import nestling

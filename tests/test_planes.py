@@ -1,25 +1,16 @@
 """Bit planes in a file: some entries are read without the finer bits of the others."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from small import ConvNet, seeded, supernet
 
 import nestling
 from nestling import container
 from nestling.bits import Bits
 from nestling.coding import coded_layers
 from nestling.errors import FileError, SpecError
-
-_spec = importlib.util.spec_from_file_location("small_nets", Path(__file__).parent / "small.py")
-small_nets = sys.modules.get("small_nets")  # one, or its nets could not be pickled
-if small_nets is None:
-    small_nets = sys.modules["small_nets"] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(small_nets)
-ConvNet, seeded, supernet = small_nets.ConvNet, small_nets.seeded, small_nets.supernet
 
 
 def images(count=4):

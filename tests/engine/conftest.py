@@ -1,13 +1,7 @@
-"""The simulation in reach; a menu for engines, and what runs their batches."""
-
-import sys
-from pathlib import Path
+"""A menu for engines, and what runs their batches."""
 
 import pytest
 import torch
-
-sys.path.append(str(Path(__file__).resolve().parent.parent))
-
 from gated import Gate
 
 import nestling
